@@ -1,0 +1,122 @@
+"""The store's database: SQLite for one machine, PostgreSQL in production."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from crm_export.errors import StoreError
+
+_CONNECT_SECONDS = 10
+# Longer than any transaction here by far: another process's write is waited for, not failed on.
+_BUSY_SECONDS = 30
+
+
+class Database:
+    """Short transactions on one database; every error becomes a StoreError that names the store, never a value."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.url = _with_driver(make_url(url))
+        except ArgumentError:
+            raise StoreError("the store's URL is not one: expected sqlite:///… or postgresql://…") from None
+        self.name = self.url.render_as_string(hide_password=True)
+        if self.url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise StoreError(f"the store {self.name} is not supported: use sqlite:///… or postgresql://…")
+        self.engine = _engine(self.url)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction, committed at the end of the block. On SQLite it takes the write lock at once, so that it
+        cannot fail half-way because another process wrote in between."""
+        with self._errors(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with (
+            self._errors(),
+            self.engine.connect().execution_options(read_only=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def insert(self, table: Any) -> Any:
+        """An INSERT that takes ON CONFLICT, in this database's dialect."""
+        return (postgresql if self.url.get_backend_name() == "postgresql" else sqlite).insert(table)
+
+    def migrate(self) -> None:
+        """Create the tables or bring them up to date. Safe to repeat, and to run twice at a time."""
+        with self._errors(), self.engine.connect() as connection, connection.begin():
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('crm-export migrations'))")
+            config = _alembic()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def require_migrated(self) -> None:
+        """Raise StoreError where ``crm-export setup`` has not been run, or not since an update."""
+        with self.read() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+        if current != ScriptDirectory.from_config(_alembic()).get_current_head():
+            raise StoreError(f"the store {self.name} is not set up for this version: run crm-export setup")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise StoreError(f"the store {self.name} failed: {_reason(error)}") from None
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    # str(error) would carry the statement with its parameters.
+    reason = str(getattr(error, "orig", None) or type(error).__name__)
+    return " ".join(reason.split())[:200]
+
+
+def _with_driver(url: URL) -> URL:
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _alembic() -> AlembicConfig:
+    config = AlembicConfig()
+    config.set_main_option("script_location", "crm_export.store:migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "postgresql":
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=20,
+            connect_args={"connect_timeout": _CONNECT_SECONDS},
+        )
+    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False})
+
+    # The driver's own transactions begin late and as readers; SQLAlchemy's page on pysqlite gives this remedy.
+    @event.listens_for(engine, "connect")
+    def no_driver_transactions(dbapi_connection: Any, _record: Any) -> None:
+        dbapi_connection.isolation_level = None
+        dbapi_connection.execute("PRAGMA journal_mode=WAL")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("read_only")
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
