@@ -45,5 +45,5 @@ class StoreError(CrmExportError):
     """The store (ExportErrors, settings, positions) cannot be used."""
 
 
-class Superseded(CrmExportError):
+class SupersededError(CrmExportError):
     """Another attempt of the same run has taken over; this one must write nothing more."""

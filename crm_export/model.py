@@ -7,7 +7,7 @@ by accident: it lives and dies inside an activity.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Literal, Self
@@ -199,12 +199,62 @@ class HeldRecord(Model):
         return error_text(self.object, self.record_key, self.refusal)
 
 
+class RunState(Model):
+    """What the store knows of a job's present or last run. ``total`` is what there was to export when it began."""
+
+    run: RunRef | None = None
+    position: Position | None = None
+    counts: RunCounts = RunCounts()
+    total: int | None = None
+    held: HeldRecord | None = None
+    completed: bool = False
+    started_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
 class JobTrouble(Model):
     """A job-level error as data: what a blocked run waits for."""
 
     code: str
     message: str
     hint: str = ""
+    retry_after: timedelta | None = None
+
+    def __str__(self) -> str:
+        return f"{self.code} · {self.message}" + (f" · {self.hint}" if self.hint else "")
+
+
+class PageResult(Model):
+    """What one page came to. ``counts`` are the whole run's; the codes and first keys are of this page's refusals."""
+
+    position: Position | None
+    counts: RunCounts
+    refused_by_code: dict[str, int] = {}
+    first_keys: tuple[str, ...] = ()
+    held: HeldRecord | None = None
+    trouble: JobTrouble | None = None
+    finished: bool = False
+
+
+class HeldFate(StrEnum):
+    """What became of a held record: how a paused run comes to carry on."""
+
+    EXPORTED = "exported"
+    GONE = "gone"
+    LEFT_OUT = "left out"
+
+
+class ReexportPage(Model):
+    """What one page of a re-export came to. ``after`` is the last row it tried; ``released`` names the jobs whose
+    held record went through."""
+
+    after: int
+    exported: int = 0
+    refused: int = 0
+    gone: int = 0
+    released: tuple[str, ...] = ()
+    trouble: JobTrouble | None = None
+    finished: bool = False
 
 
 def error_text(object_name: str, record_key: str, refusal: Refusal) -> str:
@@ -253,6 +303,10 @@ class ExportError(Model):
     last_failed_at: datetime
     closed_at: datetime | None = None
     closed_by: ClosedBy | None = None
+
+    @property
+    def refusal(self) -> Refusal:
+        return Refusal(code=self.code, message=self.message, fields=self.fields, category=self.category, hint=self.hint)
 
 
 class OpenCause(Model):

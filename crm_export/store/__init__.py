@@ -7,10 +7,10 @@ the database cannot be used.
 from crm_export.store.api_usage import DAILY_API_LIMIT, ApiUsage
 from crm_export.store.database import Database
 from crm_export.store.export_errors import ExportErrorsTable
-from crm_export.store.runs import RunLedger, Runs, RunState
+from crm_export.store.runs import RunLedger, Runs
 from crm_export.store.settings import SettingsTable
 
-__all__ = ["DAILY_API_LIMIT", "RunLedger", "RunState", "Store"]
+__all__ = ["DAILY_API_LIMIT", "RunLedger", "Store"]
 
 
 class Store:

@@ -4,32 +4,17 @@ A run's progress and the errors it met are written in one transaction, so that n
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from crm_export.errors import StoreError, Superseded
-from crm_export.model import ClosedBy, ErrorState, HeldRecord, Position, Refusal, RunCounts, RunRef
+from crm_export.errors import StoreError, SupersededError
+from crm_export.model import ClosedBy, ErrorState, HeldRecord, Position, Refusal, RunCounts, RunRef, RunState
 from crm_export.store.database import Database
 from crm_export.store.export_errors import ExportErrorsTable
 from crm_export.store.schema import positions
 from crm_export.store.settings import pause_on_error
-
-
-@dataclass(frozen=True, slots=True)
-class RunState:
-    """What the store knows of a job's present or last run."""
-
-    run: RunRef | None
-    position: Position | None
-    counts: RunCounts
-    total: int | None
-    held: HeldRecord | None
-    completed: bool
-    started_at: datetime | None
-    updated_at: datetime | None
 
 
 class Runs:
@@ -44,13 +29,11 @@ class Runs:
         run: RunRef,
         *,
         first_position: Callable[[Position | None, bool], Position | None],
-        pause_on_error: bool | None = None,
     ) -> RunState:
         """Make ``run`` the job's run; repeated for the same run, it changes nothing.
 
         ``first_position(last position, whether that run came to its end)`` says where a new run starts, unless a full
         export was asked for, which starts before the first row. What an earlier run still held is open from now on.
-        ``pause_on_error`` is what this run alone was told before it began, None for the connection's setting.
         """
         with self._database.write() as connection:
             row = _row(connection, run.connection, run.job, for_update=True)
@@ -68,7 +51,7 @@ class Runs:
                     "refused": 0,
                     "gone": 0,
                     "total": None,
-                    "pause_on_error": pause_on_error,
+                    "pause_on_error": None,
                     "held_key": None,
                     "held_position": None,
                     "held_since": None,
@@ -118,7 +101,7 @@ class Runs:
             )
             row = _row(connection, run.connection, run.job)
             if row is None or done.rowcount == 0:
-                raise Superseded(f"{run.job}: another run has taken over")
+                raise SupersededError(f"{run.job}: another run has taken over")
             return self._state(connection, row)
 
     def state(self, connection_name: str, job: str) -> RunState | None:
@@ -128,7 +111,7 @@ class Runs:
             return None if row is None else self._state(connection, row)
 
     def claim(self, run: RunRef, object_name: str) -> "RunLedger":
-        """Take the run over for one attempt of one activity. Raises Superseded where another run has begun."""
+        """Take the run over for one attempt of one activity. Raises SupersededError where another run has begun."""
         with self._database.write() as connection:
             row = connection.execute(
                 update(positions)
@@ -137,7 +120,7 @@ class Runs:
                 .returning(*positions.c)
             ).one_or_none()
             if row is None:
-                raise Superseded(f"{run.job}: another run has taken over")
+                raise SupersededError(f"{run.job}: another run has taken over")
             return RunLedger(
                 self._database,
                 self._errors,
@@ -159,13 +142,7 @@ class Runs:
                 record_key=row.held_key,
                 object=error.object,
                 position=held_position,
-                refusal=Refusal(
-                    code=error.code,
-                    message=error.message,
-                    fields=error.fields,
-                    category=error.category,
-                    hint=error.hint,
-                ),
+                refusal=error.refusal,
                 since=row.held_since,
                 attempts=error.attempts,
             )
@@ -189,7 +166,7 @@ class Runs:
 class RunLedger:
     """One attempt's pen: moves the run's position and writes its errors, each time in one transaction.
 
-    Every write gives the setting as it is stored now (``pause_on_error``), and raises Superseded once another
+    Every write gives the setting as it is stored now (``pause_on_error``), and raises SupersededError once another
     attempt, or another run, has taken over.
     """
 
@@ -310,11 +287,11 @@ class RunLedger:
 
     def _held(self) -> HeldRecord:
         if self.held is None:
-            raise Superseded(f"{self.run.job}: no record is held any more")
+            raise SupersededError(f"{self.run.job}: no record is held any more")
         return self.held
 
-    def _superseded(self) -> Superseded:
-        return Superseded(f"{self.run.job}: another attempt has taken over")
+    def _superseded(self) -> SupersededError:
+        return SupersededError(f"{self.run.job}: another attempt has taken over")
 
 
 def _of_job(connection_name: str, job: str) -> list[Any]:

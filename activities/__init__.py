@@ -1,0 +1,1 @@
+"""What touches the world: one class for each collaborator, injected in worker.py. Activities decide nothing."""

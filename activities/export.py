@@ -1,0 +1,131 @@
+"""What a run asks of the world: begin, export a page, try the held record, end."""
+
+import asyncio
+from collections.abc import Callable
+
+from temporalio import activity
+
+from activities.endings import backoff, refused, to_its_end, trouble, trouble_raised
+from activities.requests import FinishRequest, JobRequest, PageRequest, RunPlan, RunSetting
+from crm_export.clients import Clients
+from crm_export.errors import JobLevelError, StoreError
+from crm_export.export import export_page, first_position, job_trouble
+from crm_export.held import export_held_record
+from crm_export.model import HeldFate, PageResult, Refusal, RunRef, RunState, error_text
+from crm_export.store import RunLedger
+
+
+class ExportActivities:
+    """The activities of ExportWorkflow."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._store = clients.store
+
+    @activity.defn
+    async def begin_run(self, request: JobRequest) -> RunPlan:
+        """Find the job as configured now, where it stands, and how much there is to export."""
+        with trouble_raised():
+            job = self._clients.job(request.run.connection, request.run.job)
+            plan = RunPlan(
+                object=job.object,
+                heartbeat=job.heartbeat,
+                blocked_after=self._clients.connection(request.run.connection).blocked_after,
+            )
+            try:
+                return await asyncio.to_thread(self._begin, request, plan)
+            except (JobLevelError, StoreError) as error:
+                if request.patient:
+                    raise
+                return plan.model_copy(update={"trouble": job_trouble(error)})
+
+    def _begin(self, request: JobRequest, plan: RunPlan) -> RunPlan:
+        run = request.run
+        job = self._clients.job(run.connection, run.job)
+        if not self._store.settings.get(run.connection).export_enabled:
+            return plan.model_copy(update={"export_enabled": False})
+        source = self._clients.source(job)
+        problem = source.order_problem()
+        if problem is not None:
+            raise problem
+        state = self._store.runs.begin(
+            run,
+            first_position=lambda last, completed: first_position(
+                job, lambda position: source.rewind(position, job.lookback), last, completed
+            ),
+        )
+        total = state.total
+        if total is None:
+            total = source.count(state.position)
+            self._store.runs.set_total(run, total)
+        return plan.model_copy(update={"total": total, "position": state.position, "counts": state.counts})
+
+    @activity.defn
+    async def export_page(self, request: PageRequest) -> PageResult:
+        """Export the next page of a run."""
+
+        async def page(should_stop: Callable[[], bool]) -> PageResult:
+            run = request.run
+            job = self._clients.job(run.connection, run.job)
+            return await export_page(
+                job,
+                self._clients.source(job),
+                self._clients.crm(run.connection),
+                await self._claim(run, job.object),
+                seconds=request.seconds,
+                should_stop=should_stop,
+                one_batch=request.patient,
+            )
+
+        with trouble_raised():
+            result = await to_its_end(page)
+            if request.patient and result.trouble:
+                raise trouble(result.trouble)
+            return result
+
+    @activity.defn
+    async def export_held_record(self, request: JobRequest) -> HeldFate:
+        """Try the held record once; Temporal retries a refusal without end."""
+
+        async def attempt(_: Callable[[], bool]) -> HeldFate | Refusal:
+            ledger = await self._claim(run, job.object)
+            if ledger.held is None:
+                # A former attempt let it go, and its answer was lost.
+                return HeldFate.EXPORTED
+            keys.append(ledger.held.record_key)
+            return await export_held_record(job, self._clients.source(job), self._clients.crm(run.connection), ledger)
+
+        run = request.run
+        keys: list[str] = []
+        with trouble_raised():
+            job = self._clients.job(run.connection, run.job)
+            fate = await to_its_end(attempt)
+        if isinstance(fate, Refusal):
+            text = error_text(job.object, keys[0], fate)
+            raise refused(text, fate.code, backoff(job.retry.initial, job.retry.maximum)) from None
+        return fate
+
+    @activity.defn
+    async def leave_out_held_record(self, request: JobRequest) -> HeldFate:
+        """Let the held record stay in ExportErrors, and the run's position move behind it."""
+        with trouble_raised():
+            job = self._clients.job(request.run.connection, request.run.job)
+            ledger = await self._claim(request.run, job.object)
+            if ledger.held is not None:
+                await asyncio.to_thread(ledger.let_go, None)
+            return HeldFate.LEFT_OUT
+
+    @activity.defn
+    async def set_run_setting(self, setting: RunSetting) -> None:
+        """Store the pause setting of one run alone, where its page reads it."""
+        with trouble_raised():
+            await asyncio.to_thread(self._store.runs.set_pause_on_error, setting.run, setting.pause_on_error)
+
+    @activity.defn
+    async def finish_run(self, request: FinishRequest) -> RunState:
+        """End the run in the store; gives what became of its records."""
+        with trouble_raised():
+            return await asyncio.to_thread(self._store.runs.finish, request.run, completed=request.completed)
+
+    async def _claim(self, run: RunRef, object_name: str) -> RunLedger:
+        return await asyncio.to_thread(self._store.runs.claim, run, object_name)

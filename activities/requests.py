@@ -1,0 +1,112 @@
+"""What activities are asked, and what they answer: one model each, beside the words of :mod:`crm_export.model`."""
+
+from datetime import timedelta
+
+from crm_export.model import JobTrouble, Model, OpenCause, Position, RunCounts, RunRef, Settings
+
+
+class JobRequest(Model):
+    """What an activity is asked to do for a run. ``patient``: job-level trouble is raised, for Temporal to retry
+    without end, instead of being part of the result."""
+
+    run: RunRef
+    patient: bool = False
+
+
+class RunPlan(Model):
+    """The job as configured now, as far as its workflow needs it."""
+
+    object: str = ""
+    heartbeat: timedelta = timedelta(seconds=30)
+    blocked_after: timedelta = timedelta(minutes=2)
+    export_enabled: bool = True
+    total: int | None = None
+    position: Position | None = None
+    counts: RunCounts = RunCounts()
+    trouble: JobTrouble | None = None
+
+
+class PageRequest(JobRequest):
+    """``seconds`` is about how long the page may take; a patient page is one batch."""
+
+    seconds: float
+
+
+class RunSetting(Model):
+    """The pause setting of one run alone; None gives it the connection's again."""
+
+    run: RunRef
+    pause_on_error: bool | None
+
+
+class FinishRequest(Model):
+    """``completed``: at the source's end. Otherwise the run was cancelled before it."""
+
+    run: RunRef
+    completed: bool
+
+
+class ErrorReport(Model):
+    """What a run tells its connection's ExportErrors workflow: small, whatever the number of failures."""
+
+    connection: str
+    job: str
+    workflow_id: str = ""
+    refused_by_code: dict[str, int] = {}
+    first_keys: tuple[str, ...] = ()
+    held: str | None = None
+    blocked: str | None = None
+
+
+class ErrorsSummary(Model):
+    """What is open on a connection: by job and cause, most first, since when; ``held`` has the paused runs' error
+    texts by job."""
+
+    connection: str
+    open_errors: int = 0
+    causes: tuple[OpenCause, ...] = ()
+    held: dict[str, str] = {}
+    blocked: dict[str, str] = {}
+
+
+class Notice(Model):
+    """One line for people about a connection's exports."""
+
+    connection: str
+    text: str
+
+
+class SettingRequest(Model):
+    """One setting to change, and who asked."""
+
+    connection: str
+    setting: str
+    value: bool | int
+    by: str
+
+
+class SettingsTold(Model):
+    """The answer to a change: the settings now, which runs were told, and which held records that released."""
+
+    settings: Settings
+    told: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
+
+
+class ReexportRequest(Model):
+    """One page of a re-export: the open errors behind row ``after`` up to row ``until``."""
+
+    connection: str
+    run_id: str
+    until: int
+    after: int = 0
+    patient: bool = False
+
+
+class ReexportPlan(Model):
+    """``until`` is the newest open error when the re-export began; later ones are for the next."""
+
+    export_enabled: bool
+    until: int
+    open_errors: int
+    blocked_after: timedelta = timedelta(minutes=2)

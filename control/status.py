@@ -1,0 +1,114 @@
+"""How a job stands, in the contract's words, read from the store and from Temporal's description of its run."""
+
+from datetime import UTC, datetime
+
+from pydantic import BaseModel
+from temporalio.api.workflow.v1 import PendingActivityInfo
+from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
+
+from crm_export.model import HeldRecord
+from workflows.shown import CRM_ERROR_CODE, EXPORT_STATE, ExportState
+
+
+class Held(BaseModel):
+    """A held record as ``status --json`` shows it (fixed keys)."""
+
+    key: str
+    code: str
+    message: str
+    fields: tuple[str, ...]
+    hint: str
+    since: datetime
+    attempts: int
+    next_attempt_at: datetime | None
+
+
+class Blocked(BaseModel):
+    """What blocks a run, as ``status --json`` shows it (fixed keys)."""
+
+    code: str
+    message: str
+    since: datetime | None
+
+
+class JobStatus(BaseModel):
+    """One job as ``status --json`` shows it (fixed keys, and more)."""
+
+    job: str
+    connection: str
+    state: str
+    exported: int
+    failed: int
+    gone: int
+    total: int | None
+    rate: float | None
+    position: str | None
+    held: Held | None
+    blocked: Blocked | None
+    open_errors: int
+    workflow_id: str | None
+    run_id: str | None
+    ui_url: str | None
+    started_at: datetime | None
+    next_run_at: datetime | None
+    reason: str | None
+
+
+def state_word(described: WorkflowExecutionDescription | None) -> tuple[str, str | None]:
+    """``idle``, ``running``, ``paused``, ``blocked`` or ``failed``, and why where a run stopped by itself."""
+    if described is None:
+        return "idle", None
+    if described.status is WorkflowExecutionStatus.RUNNING:
+        state = described.typed_search_attributes.get(EXPORT_STATE)
+        return {ExportState.PAUSED: "paused", ExportState.BLOCKED: "blocked"}.get(state or "", "running"), None
+    word = ended_word(described)
+    return ("idle", None) if word in ("completed", "canceled") else ("failed", f"the last run was {word}")
+
+
+def ended_word(described: WorkflowExecutionDescription) -> str:
+    """How a run ended, as Temporal calls it."""
+    return described.status.name.lower().replace("_", " ") if described.status else "unknown"
+
+
+def held_shown(held: HeldRecord, described: WorkflowExecutionDescription | None) -> Held:
+    pending = _pending(described, "export_held_record")
+    return Held(
+        key=held.record_key,
+        code=held.refusal.code,
+        message=held.refusal.message,
+        fields=held.refusal.fields,
+        hint=held.refusal.hint,
+        since=held.since,
+        attempts=held.attempts,
+        next_attempt_at=_next_attempt(pending),
+    )
+
+
+def blocked_shown(described: WorkflowExecutionDescription | None) -> Blocked | None:
+    pending = _pending(described)
+    if described is None or pending is None:
+        return None
+    failure = pending.last_failure
+    return Blocked(
+        code=failure.application_failure_info.type or described.typed_search_attributes.get(CRM_ERROR_CODE) or "",
+        message=failure.message,
+        since=pending.last_started_time.ToDatetime(UTC) if pending.HasField("last_started_time") else None,
+    )
+
+
+def _pending(
+    described: WorkflowExecutionDescription | None, activity_type: str | None = None
+) -> PendingActivityInfo | None:
+    if described is None:
+        return None
+    for pending in described.raw_description.pending_activities:
+        if activity_type in (None, pending.activity_type.name):
+            return pending
+    return None
+
+
+def _next_attempt(pending: PendingActivityInfo | None) -> datetime | None:
+    """None while an attempt is under way."""
+    if pending is None or not pending.HasField("next_attempt_schedule_time"):
+        return None
+    return pending.next_attempt_schedule_time.ToDatetime(UTC)

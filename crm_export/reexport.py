@@ -1,0 +1,107 @@
+"""A page of the daily re-export: open errors, each record exported as the source has it now."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from crm_export.config import Job
+from crm_export.delivery import Crm, Delivery
+from crm_export.errors import JobLevelError, StoreError
+from crm_export.export import Source, job_trouble
+from crm_export.model import ErrorState, ExportError, Record, ReexportPage, Refusal
+from crm_export.store import Store
+
+PAGE_ROWS = 2_000
+"""Open errors a page: 10 full calls, some seconds to a minute."""
+_MOST_VERSIONS = 20
+
+
+async def reexport_page(
+    connection: str,
+    run_id: str,
+    jobs: Callable[[str], tuple[Job, Source] | None],
+    crm: Crm,
+    store: Store,
+    *,
+    after: int,
+    until: int,
+    should_stop: Callable[[], bool],
+    rows: int = PAGE_ROWS,
+) -> ReexportPage:
+    """Export the records of the open errors behind row ``after`` up to ``until``, at most ``rows`` of them.
+
+    ``jobs`` gives a job's configuration and source, None for one that is not configured any more: its errors stay
+    open. Each call's outcome is stored at once, under ``run_id``, so that an attempt after a kill repeats none.
+    """
+    due = await asyncio.to_thread(store.errors.due, connection, run_id, after, until, rows)
+    page = ReexportPage(after=after, finished=len(due) < rows)
+    for name, of_job in groupby(due, key=lambda error: error.job):
+        known = jobs(name)
+        errors = list(of_job)
+        if known is None:
+            page = page.model_copy(update={"after": errors[-1].id})
+            continue
+        job, source = known
+        delivery = Delivery(job, crm)
+        for start in range(0, len(errors), job.batch_size):
+            if should_stop():
+                return page.model_copy(update={"finished": False})
+            batch = errors[start : start + job.batch_size]
+            try:
+                exported, gone, refused = await _export_again(delivery, source, [error.record_key for error in batch])
+                await asyncio.to_thread(
+                    store.errors.settle,
+                    run_id,
+                    connection,
+                    name,
+                    exported=exported,
+                    gone=gone,
+                    refused={error.id: refused[error.record_key] for error in batch if error.record_key in refused},
+                )
+            except (JobLevelError, StoreError) as error:
+                return page.model_copy(update={"trouble": job_trouble(error), "finished": False})
+            page = _add(page, batch, exported, gone, refused)
+    return page
+
+
+async def _export_again(
+    delivery: Delivery, source: Source, keys: Sequence[str]
+) -> tuple[list[str], list[str], dict[str, Refusal]]:
+    """Export the records as they are now; gives the keys exported, those gone from the source, and the refused.
+
+    What changed in the source while it was written is exported again, until what the CRM has is what the source has.
+    """
+    records = await asyncio.to_thread(source.read_keys, keys)
+    gone = [key for key in keys if key not in records]
+    refused: dict[str, Refusal] = {}
+    to_send: list[Record] = list(records.values())
+    for _ in range(_MOST_VERSIONS):
+        if not to_send:
+            break
+        refused_now = await delivery.leaving_out(to_send)
+        sent = {record.key: record for record in to_send}
+        refused = {key: reason for key, reason in refused.items() if key not in sent} | refused_now
+        now = await asyncio.to_thread(source.read_keys, list(sent))
+        to_send = [record for key, record in now.items() if record.values != sent[key].values]
+    exported = [key for key in records if key not in refused]
+    return exported, gone, refused
+
+
+def _add(
+    page: ReexportPage,
+    batch: Sequence[ExportError],
+    exported: Sequence[str],
+    gone: Sequence[str],
+    refused: dict[str, Refusal],
+) -> ReexportPage:
+    done = {*exported, *gone}
+    released = [error.job for error in batch if error.state is ErrorState.HELD and error.record_key in done]
+    return page.model_copy(
+        update={
+            "after": batch[-1].id,
+            "exported": page.exported + len(exported),
+            "gone": page.gone + len(gone),
+            "refused": page.refused + len(refused),
+            "released": (*page.released, *released),
+        }
+    )

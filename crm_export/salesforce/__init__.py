@@ -1,0 +1,33 @@
+"""Salesforce: sign-in, calls, error codes, descriptions."""
+
+from crm_export.salesforce.auth import (
+    AccessToken,
+    ClientCredentials,
+    Credentials,
+    JwtBearer,
+    RefreshToken,
+    is_safe_url,
+)
+from crm_export.salesforce.client import ApiUsage, Exchange, Salesforce
+from crm_export.salesforce.description import FieldDescription, ObjectDescription, problems, unwritable
+from crm_export.salesforce.errors import TABLE, ErrorFacts, facts, refusal
+
+__all__ = [
+    "TABLE",
+    "AccessToken",
+    "ApiUsage",
+    "ClientCredentials",
+    "Credentials",
+    "ErrorFacts",
+    "Exchange",
+    "FieldDescription",
+    "JwtBearer",
+    "ObjectDescription",
+    "RefreshToken",
+    "Salesforce",
+    "facts",
+    "is_safe_url",
+    "problems",
+    "refusal",
+    "unwritable",
+]

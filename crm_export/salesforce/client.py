@@ -1,0 +1,300 @@
+"""Calls to Salesforce's REST API: our own small async client on httpx.
+
+Retries inside a call are few and quick, for what heals by itself; what remains is classified by the table of codes:
+a :class:`Refusal` of one record is returned, a failure of the call is raised as CrmError.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+import orjson
+
+from crm_export.errors import CrmError
+from crm_export.model import JsonValue, Refusal, RolledBack, UpsertResult, Written
+from crm_export.salesforce.auth import Credentials, SalesforceAuth, is_safe_url
+from crm_export.salesforce.description import ObjectDescription
+from crm_export.salesforce.errors import call_error, facts, refusal
+
+MOST_RECORDS = 200
+"""Records of one sObject Collections call (REST API, "Upsert Records Using sObject Collections")."""
+ROLLED_BACK = "ALL_OR_NONE_OPERATION_ROLLED_BACK"
+_LOCKED = "UNABLE_TO_LOCK_ROW"
+QUICK_RETRIES = (0.3, 1.5)
+"""Seconds between the tries inside one call: a row lock or a reset connection is mostly gone by then."""
+_LIMIT_INFO = re.compile(r"api-usage=(\d+)/(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiUsage:
+    """Calls of the org in the last 24 hours, by all its clients, and how many there may be."""
+
+    used: int
+    maximum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One record's request and answer in full, for ``crm-export try``; holds values, so never logged or kept."""
+
+    method: str
+    path: str
+    body: Mapping[str, JsonValue]
+    status: int | None = None
+    answer: Any = None
+    result: UpsertResult | None = None
+
+
+class Salesforce:
+    """One connection to one org. Safe for many calls at a time; ``aclose()`` ends it."""
+
+    def __init__(
+        self,
+        login_url: str,
+        api_version: str,
+        credentials: Credentials,
+        *,
+        before_call: Callable[[], Awaitable[None]] | None = None,
+        connect_seconds: float = 10,
+        read_seconds: float = 120,
+        quick_retries: Sequence[float] = QUICK_RETRIES,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """``before_call`` is awaited before each call but the sign-in, and may raise CrmError to prevent it."""
+        if not is_safe_url(login_url):
+            raise CrmError("CONNECTION_FAILED", f"{login_url} is not https: credentials would travel in the clear")
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(read_seconds, connect=connect_seconds),
+            limits=httpx.Limits(max_connections=50, max_keepalive_connections=25),
+            transport=transport,
+        )
+        self._auth = SalesforceAuth(login_url, credentials, self._client)
+        self._host = urlsplit(login_url).netloc
+        self._base = f"/services/data/v{api_version}"
+        self._before_call = before_call
+        self._quick_retries = quick_retries
+        self.api_usage: ApiUsage | None = None
+        """As of the last answer; None before the first."""
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def upsert(
+        self,
+        object_name: str,
+        external_id: str,
+        records: Sequence[Mapping[str, JsonValue]],
+        *,
+        all_or_none: bool,
+    ) -> list[UpsertResult]:
+        """Upsert up to 200 records in one call; what became of each, in their order.
+
+        With ``all_or_none`` and any refusal nothing is written. Raises CrmError where no single record is the cause.
+        """
+        results = await self._upsert(object_name, external_id, records, all_or_none)
+        for wait in self._quick_retries:
+            locked = [i for i, result in enumerate(results) if isinstance(result, Refusal) and result.code == _LOCKED]
+            if not locked:
+                break
+            await asyncio.sleep(wait)
+            if all_or_none:
+                results = await self._upsert(object_name, external_id, records, all_or_none)
+            else:
+                again = await self._upsert(object_name, external_id, [records[i] for i in locked], all_or_none)
+                for i, result in zip(locked, again, strict=True):
+                    results[i] = result
+        return results
+
+    async def _upsert(
+        self, object_name: str, external_id: str, records: Sequence[Mapping[str, JsonValue]], all_or_none: bool
+    ) -> list[UpsertResult]:
+        attributes = {"type": object_name}
+        body = {
+            "allOrNone": all_or_none,
+            "records": [{"attributes": attributes, **record} for record in records],
+        }
+        path = f"{self._base}/composite/sobjects/{quote(object_name, safe='')}/{quote(external_id, safe='')}"
+        answer = await self._call("PATCH", path, body)
+        if not isinstance(answer, list) or len(answer) != len(records):
+            raise self._unexpected("an answer that does not match the records sent")
+        results = [self._result(item, record, external_id) for item, record in zip(answer, records, strict=True)]
+        if all_or_none and any(isinstance(result, Refusal | RolledBack) for result in results):
+            # Whatever a neighbour's line says, nothing of such a call is kept.
+            return [RolledBack() if isinstance(result, Written) else result for result in results]
+        return results
+
+    def _result(self, item: Any, record: Mapping[str, JsonValue], external_id: str) -> UpsertResult:
+        if not isinstance(item, dict) or not isinstance(item.get("success"), bool):
+            raise self._unexpected("a record's answer of unknown shape")
+        if item["success"]:
+            return Written(id=item.get("id"), created=bool(item.get("created")))
+        errors = item.get("errors")
+        if not isinstance(errors, list) or not errors or not isinstance(errors[0], dict):
+            raise self._unexpected("a refused record without an error")
+        error = errors[0]
+        code = str(error.get("statusCode") or error.get("errorCode") or "UNKNOWN_EXCEPTION")
+        if code == ROLLED_BACK:
+            return RolledBack()
+        return self._refused(code, error, record, external_id)
+
+    def _refused(
+        self, code: str, error: Mapping[str, Any], record: Mapping[str, JsonValue], external_id: str
+    ) -> Refusal:
+        message = str(error.get("message") or "no message")
+        fields = error.get("fields")
+        found = refusal(
+            code, message, [str(f) for f in fields] if isinstance(fields, list) else [], record, external_id
+        )
+        if facts(code).level == "job":
+            raise call_error(200, code, found.message)
+        return found
+
+    async def upsert_one(
+        self, object_name: str, external_id: str, key: str, record: Mapping[str, JsonValue]
+    ) -> Exchange:
+        """Upsert one record by its external ID with a call of its own; gives the whole exchange.
+
+        Raises CrmError where the record is not the cause.
+        """
+        prepared = self.prepared(object_name, external_id, key, record)
+        response = await self._response("PATCH", prepared.path, prepared.body)
+        answer = _json(response)
+        result: UpsertResult
+        if response.is_success:
+            answer = answer if isinstance(answer, dict) else {}
+            result = Written(id=answer.get("id"), created=response.status_code == 201)
+        elif response.status_code == 300:
+            result = refusal(
+                "MULTIPLE_RECORDS", "several records have this external ID", [external_id], record, external_id
+            )
+        else:
+            error = _first_error(answer)
+            code = str(error.get("errorCode", "")) if error else ""
+            of_record = facts(code).level == "record" and (
+                code != "INVALID_FIELD" or "foreign key" in str(error and error.get("message")).lower()
+            )
+            if response.status_code not in (400, 403, 404) or error is None or not of_record:
+                raise self._call_failed(response, answer)
+            result = self._refused(code, error, record, external_id)
+        return Exchange(
+            prepared.method, prepared.path, prepared.body, status=response.status_code, answer=answer, result=result
+        )
+
+    def prepared(self, object_name: str, external_id: str, key: str, record: Mapping[str, JsonValue]) -> Exchange:
+        """The request that ``upsert_one`` would send. The external ID stands in the path alone, slashes encoded."""
+        body = {field: value for field, value in record.items() if field != external_id}
+        parts = (object_name, external_id, key)
+        path = f"{self._base}/sobjects/{'/'.join(quote(part, safe='') for part in parts)}"
+        return Exchange("PATCH", path, body)
+
+    async def describe(self, object_name: str) -> ObjectDescription:
+        answer = await self._call("GET", f"{self._base}/sobjects/{quote(object_name, safe='')}/describe")
+        try:
+            return ObjectDescription.of(answer)
+        except (KeyError, TypeError, ValueError):
+            raise self._unexpected("a description of unknown shape") from None
+
+    async def limits(self) -> ApiUsage:
+        """Calls of the org in the last 24 hours (REST API, "Limits")."""
+        answer = await self._call("GET", f"{self._base}/limits")
+        try:
+            daily = answer["DailyApiRequests"]
+            return ApiUsage(used=daily["Max"] - daily["Remaining"], maximum=daily["Max"])
+        except (KeyError, TypeError):
+            raise self._unexpected("limits of unknown shape") from None
+
+    async def query(self, soql: str) -> AsyncIterator[dict[str, Any]]:
+        """The records that a SOQL query finds, page after page."""
+        path = f"{self._base}/query?q={quote(soql)}"
+        while True:
+            answer = await self._call("GET", path)
+            if not isinstance(answer, dict) or not isinstance(answer.get("records"), list):
+                raise self._unexpected("a query answer of unknown shape")
+            for record in answer["records"]:
+                yield {name: value for name, value in record.items() if name != "attributes"}
+            if answer.get("done", True):
+                return
+            path = answer["nextRecordsUrl"]
+
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        response = await self._response(method, path, body)
+        answer = _json(response)
+        if not response.is_success:
+            raise self._call_failed(response, answer)
+        if answer is None:
+            raise self._unexpected(f"an answer that is not JSON ({response.headers.get('content-type', 'no type')})")
+        return answer
+
+    async def _response(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+        """One call, tried again quickly after a lost connection or a 503: an upsert by external ID may be repeated."""
+        content = None if body is None else orjson.dumps(body)
+        for wait in (*self._quick_retries, None):
+            try:
+                response = await self._send(method, path, content)
+                if response.status_code != 503 or wait is None:
+                    return response
+            except httpx.TimeoutException:
+                raise call_error(0, "TIMEOUT", f"{self._host} did not answer in time") from None
+            except httpx.HTTPError as error:
+                if wait is None:
+                    raise call_error(
+                        0, "CONNECTION_FAILED", f"cannot reach Salesforce at {self._host} ({type(error).__name__})"
+                    ) from None
+            await asyncio.sleep(wait)
+        raise AssertionError("unreachable")
+
+    async def _send(self, method: str, path: str, content: bytes | None) -> httpx.Response:
+        session = await self._auth.session()
+        if self._before_call is not None:
+            await self._before_call()
+        response = await self._client.request(
+            method,
+            f"{session.instance_url}{path}",
+            content=content,
+            headers={"Content-Type": "application/json"} if content is not None else None,
+            auth=self._auth,
+        )
+        if match := _LIMIT_INFO.search(response.headers.get("Sforce-Limit-Info", "")):
+            self.api_usage = ApiUsage(int(match[1]), int(match[2]))
+        return response
+
+    def _call_failed(self, response: httpx.Response, answer: Any) -> CrmError:
+        error = _first_error(answer)
+        status, wait = response.status_code, _retry_after(response)
+        if error is not None:
+            return call_error(status, str(error.get("errorCode", "UNKNOWN")), str(error.get("message", "")), wait)
+        code = "SERVER_UNAVAILABLE" if status >= 500 else "TXN_SECURITY_METERING_ERROR" if status == 429 else ""
+        return call_error(status, code or "UNEXPECTED_ANSWER", f"{self._host} answered HTTP {status}", wait)
+
+    def _unexpected(self, what: str) -> CrmError:
+        return call_error(0, "UNEXPECTED_ANSWER", f"{self._host} gave {what}")
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _first_error(answer: Any) -> Mapping[str, Any] | None:
+    """An errors' answer is an array of ``{"message", "errorCode", "fields"?}``."""
+    if isinstance(answer, list) and answer and isinstance(answer[0], dict) and "errorCode" in answer[0]:
+        return answer[0]
+    return None
+
+
+def _retry_after(response: httpx.Response) -> timedelta | None:
+    value = response.headers.get("Retry-After", "")
+    if value.isdigit():
+        return timedelta(seconds=int(value))
+    try:
+        return max(parsedate_to_datetime(value) - datetime.now(UTC), timedelta(seconds=1))
+    except (ValueError, TypeError):
+        return None

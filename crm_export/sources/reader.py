@@ -1,0 +1,364 @@
+"""Records out of a SQL database, in order, by keyset pagination.
+
+Synchronous, as SQLAlchemy's portable core is; callers run it in a thread. Errors become SourceError: one line, no
+parameters, no password.
+"""
+
+import difflib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    FromClause,
+    Select,
+    and_,
+    column,
+    create_engine,
+    func,
+    inspect,
+    or_,
+    quoted_name,
+    select,
+    text,
+)
+from sqlalchemy import table as sql_table
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.types import Boolean, LargeBinary, TypeEngine
+
+from crm_export.config import Job, SourceConfig
+from crm_export.errors import SourceError
+from crm_export.model import JsonValue, OrderPython, OrderValue, Position, Record, Refusal
+from crm_export.salesforce import facts
+from crm_export.sources.values import UnsendableValueError, converter
+
+_KEYS_A_STATEMENT = 500
+_CONNECT_SECONDS = 10
+
+
+class Database:
+    """One source: an engine, opened when first used, and its name for errors."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.name = config.name
+        self._config = config
+        self._lock = threading.Lock()
+        self._opened: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """Raises SourceError ``SOURCE_UNREACHABLE`` for a URL that cannot be opened."""
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection to read with. Raises SourceError."""
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except (OperationalError, InterfaceError) as error:
+            if error.connection_invalidated or error.statement is None:
+                raise self.error("SOURCE_UNREACHABLE", f"cannot be reached: {_reason(error)}") from None
+            raise self.error("SOURCE_QUERY_FAILED", f"could not be read: {_reason(error)}") from None
+        except SQLAlchemyError as error:
+            raise self.error("SOURCE_QUERY_FAILED", f"could not be read: {_reason(error)}") from None
+
+    def error(self, code: str, what: str, hint: str = "run crm-export check") -> SourceError:
+        return SourceError(code, f"source {self.name} {what}", hint=hint)
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.dispose()
+
+    def _open(self) -> Engine:
+        try:
+            url = make_url(self._config.url.get_secret_value())
+            if url.drivername == "postgresql":
+                url = url.set(drivername="postgresql+psycopg")
+            if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+                # SQLite would create an empty one.
+                raise self.error(
+                    "SOURCE_UNREACHABLE", "is a SQLite file that does not exist", "see sources in exports.yaml"
+                )
+            arguments = {"connect_timeout": _CONNECT_SECONDS} if url.get_backend_name() == "postgresql" else {}
+            return create_engine(url, pool_pre_ping=True, connect_args=arguments)
+        except (ArgumentError, NoSuchModuleError, ImportError):
+            raise self.error(
+                "SOURCE_UNREACHABLE",
+                "has a url that cannot be used: sqlite:///…, postgresql://… or a dialect that is installed",
+            ) from None
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One mapped field: where its value stands in a row, and how it is converted and sent."""
+
+    field: str
+    index: int
+    convert: Any
+
+
+class SourceReader:
+    """One job's records. Safe for several threads."""
+
+    def __init__(self, database: Database, job: Job) -> None:
+        self._database = database
+        self._job = job
+
+    def read(self, after: Position | None, limit: int) -> list[Record]:
+        """The next ``limit`` records behind ``after`` in the job's order; fewer at the end.
+
+        Raises SourceError ``SOURCE_ORDER`` where two rows of a job without a cursor have one key.
+        """
+        statement = self._all.order_by(*self._order).limit(limit + 1)
+        if after is not None:
+            statement = statement.where(self._behind(after))
+        with self._database.connect() as connection:
+            rows = connection.execute(statement).all()
+        if self._job.cursor is None:
+            for row, following in pairwise(rows):
+                if row[0] == following[0]:
+                    raise self._order_error(f"has several rows with {self._job.key} {row[0]}")
+        return [self._record(row) for row in rows[:limit]]
+
+    def read_keys(self, keys: Sequence[str]) -> dict[str, Record]:
+        """Today's records of these keys; those that are not in the source are left out."""
+        records: dict[str, Record] = {}
+        wanted = [key for key in map(self._typed_key, keys) if key is not None]
+        with self._database.connect() as connection:
+            for start in range(0, len(wanted), _KEYS_A_STATEMENT):
+                part = wanted[start : start + _KEYS_A_STATEMENT]
+                for row in connection.execute(self._all.where(self._key.in_(part))):
+                    record = self._record(row)
+                    records[record.key] = record
+        return records
+
+    def count(self, after: Position | None) -> int:
+        """How many records are behind ``after``."""
+        statement = select(func.count()).select_from(self._from)
+        if after is not None:
+            statement = statement.where(self._behind(after))
+        with self._database.connect() as connection:
+            return int(connection.execute(statement).scalar_one())
+
+    def rewind(self, position: Position, by: timedelta) -> Position:
+        """A position so much earlier, for rows that were committed late; the same where the cursor is no time."""
+        if position.cursor is None:
+            return position
+        value = position.cursor.python()
+        if isinstance(value, datetime):
+            earlier: OrderPython = value - by
+        elif isinstance(value, str):
+            try:
+                moment = datetime.fromisoformat(value) - by
+            except ValueError:
+                return position
+            earlier = moment.isoformat(sep=value[10:11] or "T")[: len(value)]
+        else:
+            return position
+        return Position(cursor=OrderValue.of(earlier), key=position.key)
+
+    def order_problem(self) -> SourceError | None:
+        """Rows that have no place in the order, and would be passed over in silence."""
+        for name in filter(None, (self._job.key, self._job.cursor)):
+            statement = select(func.count()).select_from(self._from).where(_column(name).is_(None))
+            with self._database.connect() as connection:
+                missing = connection.execute(statement).scalar_one()
+            if missing:
+                return self._order_error(f"has {missing:,} rows without a {name}")
+        return None
+
+    def check(self) -> list[str]:
+        """Everything that is wrong with the job's source, a line each."""
+        try:
+            problems = self._column_problems()
+            if problems:
+                return problems
+            order = self.order_problem()
+            return [*([order.message] if order else []), *self._duplicates()]
+        except SourceError as error:
+            return [error.message]
+
+    def _column_problems(self) -> list[str]:
+        with self._database.connect() as connection:
+            if self._job.table is not None and not self._types:
+                tables = inspect(connection).get_table_names(schema=self._schema)
+                close = difflib.get_close_matches(self._table_name, tables, n=1)
+                return [
+                    f"source {self._database.name} has no table {self._job.table}"
+                    + (f" (did you mean {close[0]}?)" if close else "")
+                ]
+            present = list(connection.execute(select(text("*")).select_from(self._from).limit(0)).keys())
+        problems = []
+        for name in self._job.columns:
+            if name not in present:
+                close = difflib.get_close_matches(name, present, n=1)
+                problems.append(
+                    f"{self._what} has no column {name}" + (f" (did you mean {close[0]}?)" if close else "")
+                )
+            elif isinstance(self._types.get(name), LargeBinary):
+                problems.append(f"{self._what}: column {name} holds bytes, which cannot be exported")
+        if self._job.cursor and isinstance(self._types.get(self._job.cursor), Boolean):
+            problems.append(f"{self._what}: the cursor {self._job.cursor} is a boolean, which gives no order")
+        return problems
+
+    def _duplicates(self) -> list[str]:
+        statement = (
+            select(self._key)
+            .select_from(self._from)
+            .where(self._key.is_not(None))
+            .group_by(self._key)
+            .having(func.count() > 1)
+            .order_by(self._key)
+        )
+        with self._database.connect() as connection:
+            keys = [str(key) for key in connection.execute(statement.limit(1_000)).scalars()]
+        if not keys:
+            return []
+        told = f"{len(keys):,} keys are there more than once, first {', '.join(keys[:5])}"
+        return [f"{self._what}: {self._job.key} is not unique: {told}"]
+
+    # What is read
+
+    @property
+    def _what(self) -> str:
+        return f"source {self._database.name}, " + (f"table {self._job.table}" if self._job.table else "the query")
+
+    @property
+    def _schema(self) -> str | None:
+        assert self._job.table is not None
+        return self._job.table.rpartition(".")[0] or None
+
+    @property
+    def _table_name(self) -> str:
+        assert self._job.table is not None
+        return self._job.table.rpartition(".")[2]
+
+    @cached_property
+    def _from(self) -> FromClause:
+        if self._job.table is not None:
+            schema = quoted_name(self._schema, quote=True) if self._schema else None
+            names = [quoted_name(name, quote=True) for name in self._job.columns]
+            return sql_table(quoted_name(self._table_name, quote=True), *map(column, names), schema=schema)
+        assert self._job.query is not None
+        # A colon in the owner's query is SQL, not a parameter.
+        query = self._job.query.strip().rstrip(";").replace(":", "\\:")
+        return text(query).columns(*map(_column, self._job.columns)).subquery("source")
+
+    @cached_property
+    def _types(self) -> Mapping[str, TypeEngine[Any]]:
+        """The declared types of a table's columns; of a query nothing is known."""
+        if self._job.table is None:
+            return {}
+        with self._database.connect() as connection:
+            inspector = inspect(connection)
+            if not (
+                inspector.has_table(self._table_name, schema=self._schema)
+                or self._table_name in inspector.get_view_names(schema=self._schema)
+            ):
+                return {}
+            return {c["name"]: c["type"] for c in inspector.get_columns(self._table_name, schema=self._schema)}
+
+    @cached_property
+    def _all(self) -> Select[Any]:
+        return select(*map(_column, self._job.columns)).select_from(self._from)
+
+    @cached_property
+    def _key(self) -> ColumnElement[Any]:
+        return _column(self._job.key)
+
+    @cached_property
+    def _order(self) -> list[ColumnElement[Any]]:
+        return [_column(self._job.cursor), self._key] if self._job.cursor else [self._key]
+
+    def _behind(self, after: Position) -> ColumnElement[bool]:
+        key = after.key.python()
+        if self._job.cursor is None or after.cursor is None:
+            return self._key > key
+        cursor, value = _column(self._job.cursor), after.cursor.python()
+        # In this form an index on (cursor, key) is entered at its place.
+        return and_(cursor >= value, or_(cursor > value, self._key > key))
+
+    @cached_property
+    def _columns(self) -> list[_Column]:
+        places = {name: i for i, name in enumerate(self._job.columns)}
+        untyped = self._database.engine.dialect.name == "sqlite"
+        return [
+            _Column(field, places[name], converter(self._types.get(name) if untyped else None))
+            for field, name in ((self._job.external_id, self._job.key), *self._job.fields.items())
+        ]
+
+    def _record(self, row: Sequence[Any]) -> Record:
+        key = str(row[0])
+        order = (row[1], row[0]) if self._job.cursor else (row[0],)
+        values: dict[str, JsonValue] = {}
+        try:
+            if not key.strip():
+                raise UnsendableValueError("the record key is empty")
+            for mapped in self._columns:
+                field = mapped.field
+                value = mapped.convert(row[mapped.index])
+                if "." in field:
+                    # A parent by its external ID: {"Account__r": {"Icao__c": …}}.
+                    field, _, of_parent = field.partition(".")
+                    value = None if value is None else {of_parent: value}
+                values[field] = value
+        except UnsendableValueError as error:
+            code = "UNSENDABLE_VALUE"
+            known = facts(code)
+            reason = (
+                Refusal(code=code, message=str(error), fields=(mapped.field,), category=known.category, hint=known.hint)
+                if key.strip()
+                else Refusal(code=code, message=str(error), category=known.category, hint=known.hint)
+            )
+            return Record(key, order, {}, unsendable=reason)
+        return Record(key, order, values)
+
+    def _typed_key(self, key: str) -> OrderPython | None:
+        """A key's text as the key column's type; None for a text that no key of this type has."""
+        if isinstance(self._key_example, str):
+            return key
+        try:
+            if isinstance(self._key_example, int):
+                return int(key) if str(int(key)) == key else None
+            value = OrderValue(type=OrderValue.of(self._key_example).type, value=key).python()
+        except (ValueError, ArithmeticError):
+            return None
+        return value
+
+    @cached_property
+    def _key_example(self) -> OrderPython:
+        with self._database.connect() as connection:
+            statement = select(self._key).select_from(self._from).where(self._key.is_not(None)).limit(1)
+            example: OrderPython | None = connection.execute(statement).scalar()
+        return "" if example is None else example
+
+    def _order_error(self, what: str) -> SourceError:
+        return SourceError(
+            "SOURCE_ORDER",
+            f"{self._what} {what}: it has no certain place in the order",
+            hint="mend the rows, or leave them out with a query",
+        )
+
+
+def _column(name: str) -> ColumnElement[Any]:
+    return column(quoted_name(name, quote=True))
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    # str(error) would carry the statement with its parameters.
+    reason = str(getattr(error, "orig", None) or type(error).__name__)
+    return " ".join(reason.split())[:200]

@@ -1,0 +1,137 @@
+"""The worker process: connect, register, run, stop."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TypeVar
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.export import ExportActivities
+from activities.export_errors import ExportErrorsActivities
+from activities.reexport import ReexportActivities
+from activities.settings import SettingsActivities
+from activities.temporal import TASK_QUEUE, TemporalUnreachableError, connect
+from crm_export import config as configuration
+from crm_export.clients import Clients
+from crm_export.errors import ConfigError, StoreError
+from crm_export.log import configure
+from crm_export.store import Store
+from workflows.export import ExportWorkflow
+from workflows.export_errors import ExportErrors
+from workflows.reexport import CRMExportExportError
+from workflows.settings import CrmSettings
+
+WORKFLOWS = [ExportWorkflow, ExportErrors, CRMExportExportError, CrmSettings]
+SANDBOX = SandboxedWorkflowRunner(
+    restrictions=SandboxRestrictions.default.with_passthrough_modules("activities", "crm_export", "workflows")
+)
+"""The project's own modules are imported once, not once a workflow: a third of the time to start one."""
+
+GRACE = timedelta(seconds=30)
+"""A page ends at its next batch when the worker is asked to stop; this is for a slow last call."""
+STICKY = timedelta(seconds=5)
+"""So long a killed worker's workflows wait for it before another takes them over."""
+_WAIT_SECONDS = 2.0
+
+logger = logging.getLogger("crm_export.worker")
+T = TypeVar("T")
+
+
+def build(client: Client, clients: Clients, task_queue: str = TASK_QUEUE) -> Worker:
+    """A worker with every workflow and activity of the project."""
+    exports = ExportActivities(clients)
+    errors = ExportErrorsActivities(clients, task_queue)
+    reexports = ReexportActivities(clients)
+    settings = SettingsActivities(clients)
+    return Worker(
+        client,
+        task_queue=task_queue,
+        workflows=WORKFLOWS,
+        activities=[
+            exports.begin_run,
+            exports.export_page,
+            exports.export_held_record,
+            exports.leave_out_held_record,
+            exports.set_run_setting,
+            exports.finish_run,
+            errors.report_errors,
+            errors.summarise_errors,
+            errors.notify,
+            errors.start_reexport,
+            reexports.begin_reexport,
+            reexports.reexport_page,
+            settings.load_settings,
+            settings.change_setting,
+            settings.tell_exports,
+        ],
+        workflow_runner=SANDBOX,
+        graceful_shutdown_timeout=GRACE,
+        sticky_queue_schedule_to_start_timeout=STICKY,
+    )
+
+
+async def run(config: configuration.Config, stop: asyncio.Event) -> None:
+    """Work until ``stop`` is set; then calls in flight end, and what they did is kept.
+
+    A store that is not set up, or a server that is not up yet, is waited for.
+    """
+    store = Store(config.store)
+    clients = Clients(config, store)
+    try:
+        await _waited_for(lambda: asyncio.to_thread(store.require_migrated), StoreError, stop)
+        client = await _waited_for(connect, TemporalUnreachableError, stop)
+        if client is None:
+            return
+        async with build(client, clients):
+            logger.info("worker started", extra={"task_queue": TASK_QUEUE, "namespace": client.namespace})
+            await stop.wait()
+            logger.info("worker stopping")
+        logger.info("worker stopped")
+    finally:
+        await clients.close()
+
+
+async def _waited_for(attempt: Callable[[], Awaitable[T]], error: type[Exception], stop: asyncio.Event) -> T | None:
+    said = ""
+    while not stop.is_set():
+        try:
+            return await attempt()
+        except error as reason:
+            if str(reason) != said:
+                logger.warning("waiting", extra={"reason": str(reason)})
+                said = str(reason)
+            try:
+                await asyncio.wait_for(stop.wait(), _WAIT_SECONDS)
+            except TimeoutError:
+                continue
+    return None
+
+
+def main(config_file: str | None = None) -> int:
+    """Run a worker until SIGTERM or SIGINT; gives the exit status."""
+    configure()
+    try:
+        config = configuration.load(configuration.find(config_file, os.environ), os.environ)
+    except ConfigError as error:
+        print(f"crm-export: {error}", file=sys.stderr)
+        return 2
+
+    async def until_stopped() -> None:
+        stop = asyncio.Event()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+        await run(config, stop)
+
+    asyncio.run(until_stopped())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[2] if sys.argv[1:2] == ["--config"] and len(sys.argv) > 2 else None))

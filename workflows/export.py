@@ -1,0 +1,415 @@
+"""ExportWorkflow: one run of one export job."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+from temporalio.workflow import ActivityCancellationType, ActivityHandle
+
+with workflow.unsafe.imports_passed_through():
+    from activities.export import ExportActivities
+    from activities.export_errors import ExportErrorsActivities
+    from activities.requests import (
+        ErrorReport,
+        FinishRequest,
+        JobRequest,
+        PageRequest,
+        RunPlan,
+        RunSetting,
+    )
+    from crm_export.model import (
+        HeldFate,
+        HeldRecord,
+        JobTrouble,
+        Model,
+        PageResult,
+        Position,
+        RunCounts,
+        RunRef,
+        RunState,
+    )
+    from workflows import shown, timeouts
+    from workflows.shown import ExportState
+    from workflows.trouble import ended, stopped
+
+Result = TypeVar("Result", RunPlan, PageResult)
+
+
+class ExportRequest(Model):
+    """Which job to export. The rest is carried over when a long run continues as new.
+
+    ``pages_a_run`` makes it continue as new after so many pages, for tests; otherwise when Temporal suggests it.
+    """
+
+    connection: str
+    job: str
+    pages_a_run: int | None = None
+    pages: int = 0
+    pause_on_error: bool | None = None
+
+
+class ExportResult(Model):
+    """What became of the run's records; ``outcome`` says in words what a plain success would hide."""
+
+    outcome: str
+    exported: int = 0
+    refused: int = 0
+    gone: int = 0
+    position: Position | None = None
+
+
+class Progress(Model):
+    """The answer to the query ``progress``; counts are those of the last page that ended."""
+
+    state: ExportState
+    exported: int
+    refused: int
+    gone: int
+    total: int | None
+    position: str | None
+    held: HeldRecord | None
+    blocked: JobTrouble | None
+    blocked_since: datetime | None
+    pause_on_error: bool | None
+
+
+class Released(Model):
+    """The answer to an operator: the record key that the run waited on and does not any more, None if there is none."""
+
+    record_key: str | None
+
+
+class _Wish(StrEnum):
+    """What an operator asks of a run that waits."""
+
+    TRY_NOW = "try now"
+    LEAVE_OUT = "leave out"
+
+
+@workflow.defn(name="ExportWorkflow")
+class ExportWorkflow:
+    """Exports a job's records in order. A record that the CRM refuses is held, or left out: as the owner set."""
+
+    @workflow.init
+    def __init__(self, request: ExportRequest) -> None:
+        self._request = request
+        self._run = RunRef(
+            connection=request.connection,
+            job=request.job,
+            run_id=workflow.info().first_execution_run_id,
+            workflow_id=workflow.info().workflow_id,
+        )
+        self._plan = RunPlan()
+        self._state = ExportState.RUNNING
+        self._pages = request.pages
+        self._counts = RunCounts()
+        self._position: Position | None = None
+        self._held: HeldRecord | None = None
+        self._trouble: JobTrouble | None = None
+        self._trouble_since: datetime | None = None
+        self._wish: _Wish | None = None
+        self._pause_on_error = request.pause_on_error
+        self._setting_to_store = False
+
+    @workflow.run
+    async def run(self, request: ExportRequest) -> ExportResult:
+        """Begin; page after page: export, report what was refused, hold where a record must be held; end."""
+        try:
+            await self._begin()
+            if not self._plan.export_enabled:
+                return self._not_started()
+            while True:
+                page = await self._export_page()
+                await self._report(page)
+                if page.held:
+                    await self._hold(page.held)
+                elif page.finished:
+                    return await self._end()
+                if self._is_history_long():
+                    workflow.continue_as_new(self._carried_over())
+        except asyncio.CancelledError:
+            await self._end_early()
+            raise
+
+    async def _begin(self) -> None:
+        self._show()
+        self._plan = await self._patiently(self._start_begin)
+        self._counts, self._position = self._plan.counts, self._plan.position
+        if self._pause_on_error is not None:
+            await self._store_setting()
+        self._show()
+
+    async def _export_page(self) -> PageResult:
+        page = await self._patiently(self._start_page)
+        self._pages += 1
+        self._counts, self._position = page.counts, page.position
+        self._show()
+        return page
+
+    async def _hold(self, held: HeldRecord) -> None:
+        """Wait at a record that the CRM refuses until it is exported, released, skipped or gone."""
+        self._held, self._wish = held, None
+        self._show(ExportState.PAUSED)
+        fate: HeldFate | None = None
+        while fate is None:
+            attempt = self._start_attempt(held)
+            fate = await attempt if await self._ended(attempt) else await stopped(attempt)
+            _raise_if_cancelled()
+            if fate is None and self._wish is _Wish.LEAVE_OUT:
+                fate = await self._leave_out_held_record()
+            elif fate is None and self._is_history_long():
+                workflow.continue_as_new(self._carried_over())
+            self._wish = None
+        self._held = None
+        self._show(ExportState.RUNNING)
+        workflow.logger.info(f"{held.object} {held.record_key} {fate}: {self._run.job} carries on")
+        await self._report()
+
+    async def _patiently(self, start: Callable[[bool], ActivityHandle[Result]]) -> Result:
+        """Run an activity; where job-level trouble stops it, wait until that has gone."""
+        activity = start(False)
+        await self._ended(activity)
+        result = await activity
+        return await self._wait_out(start, result.trouble) if result.trouble else result
+
+    async def _wait_out(self, start: Callable[[bool], ActivityHandle[Result]], trouble: JobTrouble) -> Result:
+        """Retry an activity without end; once its trouble lasts for ``blocked_after``, show the run as blocked."""
+        self._trouble, self._trouble_since, self._wish = trouble, workflow.now(), None
+        result: Result | None = None
+        while result is None:
+            attempt = start(True)
+            if self._state is not ExportState.BLOCKED:
+                left = self._trouble_since + self._plan.blocked_after - workflow.now()
+                if not await self._ended(attempt, within=max(left, timedelta(seconds=1))) and self._wish is None:
+                    self._show(ExportState.BLOCKED)
+                    await self._report()
+            result = await attempt if await self._ended(attempt) else await stopped(attempt)
+            _raise_if_cancelled()
+            self._wish = None
+        was_shown, self._trouble = self._state is ExportState.BLOCKED, None
+        self._show(ExportState.RUNNING)
+        if was_shown:
+            await self._report()
+        return result
+
+    async def _ended(self, activity: ActivityHandle[Any], *, within: timedelta | None = None) -> bool:
+        """Wait for an activity, storing meanwhile what a signal set; False when an operator, or time, came first."""
+        while True:
+            done = await ended(activity, unless=lambda: self._wish is not None or self._setting_to_store, within=within)
+            if not self._setting_to_store:
+                return done
+            await self._store_setting()
+
+    async def _end(self) -> ExportResult:
+        state = await self._finish(completed=True)
+        self._counts, self._position = state.counts, state.position
+        self._show(ExportState.COMPLETED)
+        await self._report()
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        left_out = self._counts.refused
+        return self._result(
+            f"{left_out:,} records were left out; they are in ExportErrors: crm-export errors {self._run.job}"
+            if left_out
+            else "every record was exported"
+        )
+
+    async def _end_early(self) -> None:
+        """A cancelled run: what it held stays in ExportErrors as open, and the next run begins at the same place."""
+        with suppress(ActivityError):
+            await self._finish(completed=False)
+        if self._held or self._trouble:
+            self._held = self._trouble = None
+            await self._report()
+
+    def _not_started(self) -> ExportResult:
+        self._show(ExportState.COMPLETED)
+        return self._result(f"not started: Export to CRM is switched off for {self._run.connection}")
+
+    def _result(self, outcome: str) -> ExportResult:
+        return ExportResult(outcome=outcome, position=self._position, **self._counts.model_dump())
+
+    # The activities, each with its limits.
+
+    def _start_begin(self, patient: bool) -> ActivityHandle[RunPlan]:
+        return workflow.start_activity_method(
+            ExportActivities.begin_run,
+            JobRequest(run=self._run, patient=patient),
+            start_to_close_timeout=timeouts.LARGE_COUNT,
+            retry_policy=timeouts.UNTIL_IT_WORKS,
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+
+    def _start_page(self, patient: bool) -> ActivityHandle[PageResult]:
+        seconds = min(timeouts.PAGE, timeouts.FIRST_PAGE * 2 ** min(self._pages, 10)).total_seconds()
+        return workflow.start_activity_method(
+            ExportActivities.export_page,
+            PageRequest(run=self._run, patient=patient, seconds=seconds),
+            summary=shown.summary(f"page {self._pages + 1} behind {self._position or 'the start'}"),
+            start_to_close_timeout=timeouts.LONGEST_CALLS,
+            heartbeat_timeout=self._plan.heartbeat,
+            retry_policy=timeouts.UNTIL_IT_WORKS,
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+
+    def _start_attempt(self, held: HeldRecord) -> ActivityHandle[HeldFate]:
+        return workflow.start_activity_method(
+            ExportActivities.export_held_record,
+            JobRequest(run=self._run),
+            summary=shown.summary(f"{held.object} {held.record_key} · {held.refusal.code}"),
+            start_to_close_timeout=timeouts.LONGEST_CALLS,
+            heartbeat_timeout=self._plan.heartbeat,
+            retry_policy=timeouts.UNTIL_IT_WORKS,
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+
+    async def _leave_out_held_record(self) -> HeldFate:
+        return await workflow.execute_activity_method(
+            ExportActivities.leave_out_held_record,
+            JobRequest(run=self._run),
+            start_to_close_timeout=timeouts.STORE_CALL,
+            retry_policy=timeouts.UNTIL_IT_WORKS,
+        )
+
+    async def _store_setting(self) -> None:
+        self._setting_to_store = False
+        await workflow.execute_activity_method(
+            ExportActivities.set_run_setting,
+            RunSetting(run=self._run, pause_on_error=self._pause_on_error),
+            start_to_close_timeout=timeouts.STORE_CALL,
+            retry_policy=timeouts.UNTIL_IT_WORKS,
+        )
+
+    async def _report(self, page: PageResult | None = None) -> None:
+        """Tell the connection's ExportErrors workflow what has become different."""
+        if page is not None and not page.refused_by_code:
+            return
+        await workflow.execute_activity_method(
+            ExportErrorsActivities.report_errors,
+            ErrorReport(
+                connection=self._run.connection,
+                job=self._run.job,
+                workflow_id=self._run.workflow_id,
+                refused_by_code=page.refused_by_code if page else {},
+                first_keys=page.first_keys if page else (),
+                held=str(page.held) if page and page.held else None,
+                blocked=str(self._trouble) if self._trouble else None,
+            ),
+            start_to_close_timeout=timeouts.STORE_CALL,
+            retry_policy=timeouts.UNTIL_IT_WORKS,
+        )
+
+    async def _finish(self, *, completed: bool) -> RunState:
+        return await workflow.execute_activity_method(
+            ExportActivities.finish_run,
+            FinishRequest(run=self._run, completed=completed),
+            start_to_close_timeout=timeouts.STORE_CALL,
+            retry_policy=timeouts.UNTIL_IT_WORKS,
+        )
+
+    def _is_history_long(self) -> bool:
+        if self._request.pages_a_run is not None:
+            return self._pages - self._request.pages >= self._request.pages_a_run
+        return workflow.info().is_continue_as_new_suggested()
+
+    def _carried_over(self) -> ExportRequest:
+        return self._request.model_copy(update={"pages": self._pages, "pause_on_error": self._pause_on_error})
+
+    # What people see.
+
+    def _show(self, state: ExportState | None = None) -> None:
+        if state is None or state is not self._state:
+            self._state = state or self._state
+            code = self._held.refusal.code if self._held else self._trouble.code if self._trouble else None
+            shown.show_state(self._state, connection=self._run.connection, job=self._run.job, code=code)
+        lines = [shown.standing(self._counts, self._plan.total, self._position)]
+        if self._held:
+            lines.insert(0, shown.paused(self._run.job, self._held))
+        elif self._trouble and self._trouble_since and self._state is ExportState.BLOCKED:
+            lines.insert(0, shown.blocked(self._trouble, self._trouble_since))
+        workflow.set_current_details("\n\n".join(lines))
+
+    @workflow.query(description="How far the run is, what it waits for, and since when")
+    def progress(self) -> Progress:
+        return Progress(
+            state=self._state,
+            total=self._plan.total,
+            position=str(self._position) if self._position else None,
+            held=self._held,
+            blocked=self._trouble if self._state is ExportState.BLOCKED else None,
+            blocked_since=self._trouble_since if self._state is ExportState.BLOCKED else None,
+            pause_on_error=self._pause_on_error,
+            **self._counts.model_dump(),
+        )
+
+    # What an operator may ask. Signals set state; the main line acts on it. Each is an update too, which validates
+    # and answers.
+
+    def _ask(self, wish: _Wish) -> None:
+        if self._held or (self._trouble and wish is _Wish.TRY_NOW):
+            self._wish = wish
+
+    @workflow.signal(description="Pause setting of this run alone: true or false. False releases a held record")
+    def set_pause_on_error(self, on: bool) -> None:
+        self._pause_on_error, self._setting_to_store = on, True
+        if not on:
+            self._ask(_Wish.LEAVE_OUT)
+
+    @workflow.signal(description="From the settings workflow: the connection's settings have changed")
+    def connection_setting_changed(self, pause_on_error: bool) -> None:
+        self._pause_on_error = None
+        self._ask(_Wish.TRY_NOW if pause_on_error else _Wish.LEAVE_OUT)
+
+    @workflow.signal(description="Try the held record, or what blocks the run, now")
+    def retry_now(self) -> None:
+        self._ask(_Wish.TRY_NOW)
+
+    @workflow.signal(description="Leave the held record in ExportErrors and carry on after it")
+    def skip_record(self) -> None:
+        self._ask(_Wish.LEAVE_OUT)
+
+    @workflow.update(name="set_pause_on_error", description="Pause setting of this run alone; answers what it released")
+    async def update_pause_on_error(self, on: bool) -> Released:
+        released = self._held
+        self.set_pause_on_error(on)
+        if on or released is None:
+            return Released(record_key=None)
+        return await self._until_released(released)
+
+    @workflow.update(name="retry_now", description="Try the held record now; answers which one, None when only blocked")
+    def update_retry_now(self) -> Released:
+        self.retry_now()
+        return Released(record_key=self._held.record_key if self._held else None)
+
+    @update_retry_now.validator
+    def _waits(self) -> None:
+        if not self._held and not self._trouble:
+            raise ValueError(f"{self._run.job} is neither paused nor blocked")
+
+    @workflow.update(name="skip_record", description="Leave this held record in ExportErrors and carry on after it")
+    async def update_skip_record(self, record_key: str) -> Released:
+        released = self._held
+        assert released is not None
+        self.skip_record()
+        return await self._until_released(released)
+
+    @update_skip_record.validator
+    def _holds(self, record_key: str) -> None:
+        if not self._held:
+            raise ValueError(f"{self._run.job} is not paused")
+        if self._held.record_key != record_key:
+            raise ValueError(f"{self._run.job} holds record {self._held.record_key}, not {record_key}")
+
+    async def _until_released(self, held: HeldRecord) -> Released:
+        await workflow.wait_condition(lambda: self._held is not held)
+        return Released(record_key=held.record_key)
+
+
+def _raise_if_cancelled() -> None:
+    """An activity's failure must not hide that the workflow itself was cancelled."""
+    if workflow.cancellation_reason() is not None:
+        raise asyncio.CancelledError
