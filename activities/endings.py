@@ -78,4 +78,4 @@ def refused(text: str, code: str, delay: timedelta) -> ApplicationError:
 def backoff(initial: timedelta, maximum: timedelta) -> timedelta:
     """How long to wait after this attempt: doubling from ``initial`` up to ``maximum``."""
     doublings = min(activity.info().attempt - 1, 30)
-    return min(initial * 2**doublings, maximum)
+    return min(initial * int(2**doublings), maximum)

@@ -47,10 +47,12 @@ class FinishRequest(Model):
 
 
 class ErrorReport(Model):
-    """What a run tells its connection's ExportErrors workflow: small, whatever the number of failures."""
+    """What a run tells its connection's ExportErrors workflow: small, whatever the number of failures.
+
+    Without a job it says that the table has changed."""
 
     connection: str
-    job: str
+    job: str = ""
     workflow_id: str = ""
     refused_by_code: dict[str, int] = {}
     first_keys: tuple[str, ...] = ()

@@ -83,6 +83,10 @@ class Exports:
             raise OperationFailedError(f"{job.name} is being exported already: see crm-export status {job.name}")
         return running
 
+    async def state(self, job: Job) -> RunState | None:
+        """The job's present or last run as the store knows it; None when it never ran."""
+        return await _in_thread(self._store.runs.state, job.connection, job.name)
+
     async def progress(self, job: Job, handle: WorkflowHandle[Any, Any]) -> RunProgress:
         """How a run stands, as the store knows it: up to date within a batch."""
         described = await _answered(handle.describe())
@@ -140,9 +144,8 @@ class Exports:
         except NotFoundError:
             return of_store, None
         actions = [*(result.action for result in info.recent_actions), *info.running_actions]
-        last = actions[-1] if actions else None
         next_run_at = info.next_action_times[0] if info.next_action_times else None
-        return (last.workflow_id if isinstance(last, ScheduleActionExecutionStartWorkflow) else of_store), next_run_at
+        return (_workflow_id(actions[-1]) if actions else of_store), next_run_at
 
     async def _described(self, workflow_id: str | None) -> WorkflowExecutionDescription | None:
         if workflow_id is None:
@@ -230,22 +233,18 @@ class Exports:
         before = await _schedule_info(schedule)
         if before.running_actions:
             return Running(self._handle(before.running_actions[-1]), started=False)
-        known = {action.action.workflow_id for action in before.recent_actions}
+        known = {_workflow_id(result.action) for result in before.recent_actions}
         await _answered(schedule.trigger())
         for _ in range(ANSWER_SECONDS * 20):
-            new = [
-                result.action
-                for result in (await _schedule_info(schedule)).recent_actions
-                if result.action.workflow_id not in known
-            ]
+            started = [result.action for result in (await _schedule_info(schedule)).recent_actions]
+            new = [action for action in started if _workflow_id(action) not in known]
             if new:
                 return Running(self._handle(new[-1]), started=True)
             await asyncio.sleep(0.05)
         raise OperationFailedError(f"Temporal took the request for {schedule_id}, but has not started it yet")
 
     def _handle(self, action: ScheduleActionExecution) -> WorkflowHandle[Any, Any]:
-        assert isinstance(action, ScheduleActionExecutionStartWorkflow)
-        return self._client.get_workflow_handle(action.workflow_id)
+        return self._client.get_workflow_handle(_workflow_id(action))
 
 
 @asynccontextmanager
@@ -257,6 +256,11 @@ async def exports(config: Config) -> AsyncIterator[Exports]:
         yield Exports(config, await connect(), store)
     finally:
         store.close()
+
+
+def _workflow_id(action: ScheduleActionExecution) -> str:
+    assert isinstance(action, ScheduleActionExecutionStartWorkflow)
+    return action.workflow_id
 
 
 async def _schedule_info(schedule: ScheduleHandle) -> ScheduleInfo:

@@ -54,13 +54,16 @@ class JobStatus(BaseModel):
     reason: str | None
 
 
+_WORDS: dict[str, str] = {ExportState.PAUSED: "paused", ExportState.BLOCKED: "blocked"}
+
+
 def state_word(described: WorkflowExecutionDescription | None) -> tuple[str, str | None]:
     """``idle``, ``running``, ``paused``, ``blocked`` or ``failed``, and why where a run stopped by itself."""
     if described is None:
         return "idle", None
     if described.status is WorkflowExecutionStatus.RUNNING:
         state = described.typed_search_attributes.get(EXPORT_STATE)
-        return {ExportState.PAUSED: "paused", ExportState.BLOCKED: "blocked"}.get(state or "", "running"), None
+        return _WORDS.get(state or "", "running"), None
     word = ended_word(described)
     return ("idle", None) if word in ("completed", "canceled") else ("failed", f"the last run was {word}")
 

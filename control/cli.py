@@ -1,0 +1,404 @@
+"""``crm-export``: the command line. Exit status: 0 done, 1 failed, 2 wrong use or configuration, 3 the run paused."""
+
+import asyncio
+import getpass
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, NoReturn
+
+import click
+from pydantic import BaseModel
+
+import worker as worker_process
+from activities.temporal import TemporalUnreachableError
+from control import demo as demonstration
+from control import dev as development
+from control import printing
+from control.checks import check_job, try_record
+from control.exports import Exports, exports
+from control.setup import setup as set_up
+from crm_export import config as configuration
+from crm_export.config import Config, Job
+from crm_export.errors import ConfigError, CrmExportError
+
+PAUSED = 3
+WRONG_USE = 2
+FAILED = 1
+_POLL_SECONDS = 0.3
+
+
+class UsageError(CrmExportError):
+    """The command cannot be understood with this configuration."""
+
+
+def _config(function: Callable[..., int]) -> Callable[..., Any]:
+    """Give a command the option ``--config``, which may also stand before the command."""
+
+    @click.option("--config", "config_file", metavar="FILE", help="Configuration (default: exports.yaml).")
+    @click.pass_obj
+    @wraps(function)
+    def command(file: str | None, /, *args: Any, config_file: str | None, **kwargs: Any) -> int:
+        path = configuration.find(config_file or file, os.environ)
+        return function(configuration.load(path, os.environ), *args, **kwargs)
+
+    return command
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--config", "config_file", metavar="FILE", help="Configuration (default: exports.yaml).")
+@click.version_option(package_name="crm-export")
+@click.pass_context
+def cli(context: click.Context, config_file: str | None) -> None:
+    """Exports records from a database to Salesforce: pauses at the record that Salesforce refuses, or leaves it out,
+    logs it in ExportErrors, and exports it again every day."""
+    context.obj = config_file
+
+
+@cli.command()
+@click.argument("job", required=False)
+@_json
+@_config
+def check(config: Config, job: str | None, as_json: bool) -> int:
+    """Validate the configuration, source and Salesforce mapping of one job or all."""
+    found = {one.name: asyncio.run(check_job(config, one)) for one in _jobs(config, job)}
+    if as_json:
+        _print_json([{"job": name, "problems": problems} for name, problems in found.items()])
+    else:
+        printing.problems(found)
+    return FAILED if any(found.values()) else 0
+
+
+@cli.command()
+@_json
+@_config
+def setup(config: Config, as_json: bool) -> int:
+    """Create or migrate tables, search attributes, entity workflows and Schedules. Safe to repeat."""
+
+    async def run() -> list[str]:
+        return [line async for line in set_up(config)]
+
+    lines = asyncio.run(run())
+    if as_json:
+        _print_json(lines)
+    else:
+        for line in lines:
+            click.echo(f"ok  {line}")
+    return 0
+
+
+@cli.command()
+@click.option("--config", "config_file", metavar="FILE", help="Configuration (default: exports.yaml).")
+@click.pass_context
+def worker(context: click.Context, config_file: str | None) -> int:
+    """Run a worker, the same as python worker.py."""
+    return worker_process.main(config_file or context.obj)
+
+
+@cli.command()
+@click.argument("job")
+@click.option("--wait", is_flag=True, help="Wait for the end; exit status 3 when the run pauses.")
+@click.option("--full", is_flag=True, help="Start before the first record, whatever was exported before.")
+@_json
+@_config
+def run(config: Config, job: str, wait: bool, full: bool, as_json: bool) -> int:
+    """Start a run of JOB now."""
+    [one] = _jobs(config, job)
+
+    async def start(facade: Exports) -> int:
+        running = await facade.run(one, full=full)
+        if not wait:
+            _print(as_json, {"job": job, "workflow_id": running.handle.id}, f"{job} started: {running.handle.id}")
+            return 0
+        with printing.RunBar(job, quiet=as_json) as bar:
+            while True:
+                progress = await facade.progress(one, running.handle)
+                bar.show(progress)
+                if progress.state.held or progress.ended:
+                    break
+                await asyncio.sleep(_POLL_SECONDS)
+        if progress.state.held and not progress.ended:
+            [status] = await facade.status([one])
+            _print(as_json, status, f"paused at {progress.state.held}\n{printing.what_to_do(job)}")
+            return PAUSED
+        if progress.ended != "completed":
+            _print(as_json, {"job": job, "ended": progress.ended}, f"{job}: the run was {progress.ended}")
+            return FAILED
+        result = await facade.result(running.handle)
+        _print(as_json, result, f"{job}: {result.outcome} ({progress.state.counts})")
+        return 0
+
+    return _with_exports(config, start)
+
+
+@cli.command()
+@click.argument("job", required=False)
+@_json
+@_config
+def status(config: Config, job: str | None, as_json: bool) -> int:
+    """Show the state of each job, what it waits for, and its Temporal UI address."""
+
+    async def show(facade: Exports) -> int:
+        found = await facade.status(_jobs(config, job))
+        if as_json:
+            _print_json(found)
+        else:
+            printing.statuses(found)
+        return 0
+
+    return _with_exports(config, show)
+
+
+@cli.command()
+@click.argument("job", required=False)
+@click.option("--all", "closed_too", is_flag=True, help="Closed rows too.")
+@click.option("--code", metavar="CODE", help="Only rows with this CRM error code.")
+@_json
+@_config
+def errors(config: Config, job: str | None, closed_too: bool, code: str | None, as_json: bool) -> int:
+    """Show the ExportErrors table: open and held rows."""
+    if job is not None:
+        _jobs(config, job)
+
+    async def show(facade: Exports) -> int:
+        found = await facade.errors(job=job, code=code, closed_too=closed_too)
+        if as_json:
+            _print_json(found)
+        else:
+            printing.errors(found)
+        return 0
+
+    return _with_exports(config, show)
+
+
+@cli.command()
+@click.argument("connection", required=False)
+@click.option("--wait", is_flag=True, help="Wait for the end.")
+@_json
+@_config
+def reexport(config: Config, connection: str | None, wait: bool, as_json: bool) -> int:
+    """Run the daily re-export CRMExport_ExportError now, for one connection or all."""
+
+    async def start(facade: Exports) -> int:
+        shown = []
+        for name in _connections(config, connection):
+            running = await facade.reexport(name)
+            word = "started" if running.started else "is under way"
+            if not wait:
+                shown.append({"connection": name, "workflow_id": running.handle.id, "started": running.started})
+                _say(as_json, f"re-export of {name} {word}: {running.handle.id}")
+                continue
+            result = await facade.reexport_result(running.handle)
+            shown.append({"connection": name, "workflow_id": running.handle.id, **result.model_dump()})
+            _say(as_json, f"re-export of {name}: {result.outcome}")
+        if as_json:
+            _print_json(shown)
+        return 0
+
+    return _with_exports(config, start)
+
+
+@cli.command()
+@click.argument("connection", required=False)
+@click.argument("setting", required=False, type=click.Choice(["pause-on-error", "export-enabled", "daily-api-limit"]))
+@click.argument("value", required=False)
+@click.option("--yes", is_flag=True, help="Acknowledge that data may become inconsistent.")
+@_json
+@_config
+def settings(
+    config: Config, connection: str | None, setting: str | None, value: str | None, yes: bool, as_json: bool
+) -> int:
+    """Show the settings, or change one: CONNECTION pause-on-error on|off."""
+    names = _connections(config, connection)
+    if setting is not None and value is None:
+        raise UsageError(f"settings {connection} {setting}: the new value is missing")
+    wanted = _setting_value(setting, value) if setting is not None and value is not None else None
+
+    async def show(facade: Exports) -> int:
+        found = [{"connection": name, **(await facade.settings(name)).model_dump()} for name in names]
+        if as_json:
+            _print_json(found)
+        else:
+            for name in names:
+                printing.settings(name, await facade.settings(name), await facade.changes(name))
+        return 0
+
+    async def change(facade: Exports) -> int:
+        [name] = names
+        if setting == "pause-on-error" and wanted is False and not await _acknowledged(facade, name, yes):
+            return WRONG_USE
+        told = await {
+            "pause-on-error": facade.set_pause_on_error,
+            "export-enabled": facade.set_export_enabled,
+            "daily-api-limit": facade.set_daily_api_limit,
+        }[str(setting)](name, wanted, getpass.getuser())  # type: ignore[arg-type]
+        released = f", released: {', '.join(told.released)}" if told.released else ""
+        _print(as_json, told, f"{name}: {setting} is {value}; {len(told.told)} running exports told{released}")
+        return 0
+
+    return _with_exports(config, show if setting is None else change)
+
+
+@cli.command()
+@click.argument("job")
+@_json
+@_config
+def retry(config: Config, job: str, as_json: bool) -> int:
+    """Try the held record of JOB now, or what blocks it."""
+    [one] = _jobs(config, job)
+
+    async def ask(facade: Exports) -> int:
+        key = await facade.retry(one)
+        _print(as_json, {"job": job, "record_key": key}, f"{job}: trying {key or 'again'} now")
+        return 0
+
+    return _with_exports(config, ask)
+
+
+@cli.command()
+@click.argument("job")
+@_json
+@_config
+def skip(config: Config, job: str, as_json: bool) -> int:
+    """Leave the held record of JOB in ExportErrors and carry on after it."""
+    [one] = _jobs(config, job)
+
+    async def ask(facade: Exports) -> int:
+        key = await facade.skip(one)
+        _print(as_json, {"job": job, "record_key": key}, f"{job}: left {key} in ExportErrors and carries on")
+        return 0
+
+    return _with_exports(config, ask)
+
+
+@cli.command(name="try")
+@click.argument("job")
+@click.argument("key")
+@click.option("--dry-run", is_flag=True, help="Show the request, and send nothing.")
+@_json
+@_config
+def try_(config: Config, job: str, key: str, dry_run: bool, as_json: bool) -> int:
+    """Export the one record KEY of JOB from this machine, and show request, response, code and hint."""
+    [one] = _jobs(config, job)
+    exchange = asyncio.run(try_record(config, one, key, dry_run=dry_run))
+    if as_json:
+        _print_json(exchange)
+    else:
+        printing.exchange(exchange)
+    return FAILED if exchange.code else 0
+
+
+@cli.command()
+@click.option("--port", default=7233, show_default=True, help="Port of the Temporal server.")
+@click.option("--ui-port", default=8233, show_default=True, help="Port of the Temporal UI.")
+@click.option("--config", "config_file", metavar="FILE", help="Configuration (default: exports.yaml).")
+@click.pass_context
+def dev(context: click.Context, port: int, ui_port: int, config_file: str | None) -> int:
+    """Run a Temporal server with its UI and a worker on this machine, until Ctrl-C."""
+    path = configuration.find(config_file or context.obj, os.environ)
+    return development.run(configuration.load(path, os.environ), path, port, ui_port)
+
+
+@cli.command()
+@click.option("--script", is_flag=True, help="Play the whole story, check it, and exit.")
+def demo(script: bool) -> int:
+    """Try it all on this machine: Temporal, a Salesforce stand-in, a worker, 28,298 real airports."""
+    return demonstration.run(script=script)
+
+
+def _jobs(config: Config, name: str | None) -> list[Job]:
+    if name is None:
+        return list(config.jobs.values())
+    if name not in config.jobs:
+        raise UsageError(f"there is no job {name}; there is: {', '.join(config.jobs) or 'none'}")
+    return [config.jobs[name]]
+
+
+def _connections(config: Config, name: str | None) -> list[str]:
+    if name is None:
+        return list(config.connections)
+    if name not in config.connections:
+        raise UsageError(f"there is no connection {name}; there is: {', '.join(config.connections) or 'none'}")
+    return [name]
+
+
+def _setting_value(setting: str, value: str) -> bool | int:
+    if setting == "daily-api-limit":
+        if not value.isdigit() or int(value) < 1:
+            raise UsageError(f"{setting} is a number of calls, 1 or more, not {value}")
+        return int(value)
+    if value not in ("on", "off"):
+        raise UsageError(f"{setting} is on or off, not {value}")
+    return value == "on"
+
+
+async def _acknowledged(facade: Exports, connection: str, yes: bool) -> bool:
+    """The data inconsistency acknowledgement; without a terminal it takes ``--yes``."""
+    held = await facade.held(connection)
+    click.echo(printing.acknowledgement(connection, held), err=True)
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        click.echo("crm-export: nothing is changed: confirm with --yes", err=True)
+        return False
+    return click.confirm("Switch pause on export error off?", default=False, err=True)
+
+
+def _with_exports(config: Config, command: Callable[[Exports], Coroutine[Any, Any, int]]) -> int:
+    async def run() -> int:
+        async with exports(config) as facade:
+            return await command(facade)
+
+    return asyncio.run(run())
+
+
+def _say(as_json: bool, text: str) -> None:
+    if not as_json:
+        click.echo(text)
+
+
+def _print(as_json: bool, shown: BaseModel | dict[str, Any], text: str) -> None:
+    if as_json:
+        _print_json(shown)
+    else:
+        click.echo(text)
+
+
+def _print_json(shown: BaseModel | Sequence[Any] | dict[str, Any]) -> None:
+    def plain(value: Any) -> Any:
+        return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+    click.echo(json.dumps(shown, default=plain, ensure_ascii=False))
+
+
+def _status_of(arguments: Sequence[str] | None) -> int:
+    try:
+        return int(cli.main(args=arguments, prog_name="crm-export", standalone_mode=False) or 0)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        click.echo("crm-export: stopped", err=True)
+        return FAILED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (ConfigError, UsageError) as error:
+        click.echo(f"crm-export: {error}", err=True)
+        return WRONG_USE
+    except (CrmExportError, TemporalUnreachableError) as error:
+        click.echo(f"crm-export: {error}", err=True)
+        return FAILED
+
+
+def main() -> NoReturn:
+    """The command's entry point."""
+    status = _status_of(None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The Temporal SDK can abort a process that ends right after its last call (sdk-python issue 300).
+    os._exit(status)

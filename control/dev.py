@@ -1,0 +1,50 @@
+"""``crm-export dev``: Temporal with its UI and a worker on one machine, for a configuration of your own."""
+
+import asyncio
+import os
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from control.processes import ProcessError, Processes, is_free, temporal_command, worker_command
+from control.setup import setup
+from crm_export.config import Config
+
+FOLDER = Path(".crm-export")
+"""Temporal's database and the logs; kept, so that exports survive a restart."""
+
+
+def run(config: Config, config_file: Path, port: int, ui_port: int) -> int:
+    """Run until Ctrl-C. Raises ProcessError where a port is taken or a program does not start."""
+    for wanted in (port, ui_port):
+        if not is_free(wanted):
+            raise ProcessError(f"port {wanted} is taken: stop what listens there, or choose --port and --ui-port")
+    FOLDER.mkdir(exist_ok=True)
+    os.environ["TEMPORAL_ADDRESS"] = f"127.0.0.1:{port}"
+    with Processes(FOLDER) as processes:
+        processes.start("temporal", temporal_command(port, ui_port, FOLDER / "temporal.db"))
+        processes.wait_for("temporal", port)
+        asyncio.run(_set_up(config))
+        processes.start("worker", worker_command(config_file))
+        click.echo(f"Temporal  127.0.0.1:{port}, UI http://127.0.0.1:{ui_port}")
+        click.echo(f"logs      {FOLDER}/worker.log, {FOLDER}/temporal.log")
+        click.echo("Ctrl-C stops; what is under way goes on at the next start")
+        wait_for_stop()
+        click.echo("stopping")
+    return 0
+
+
+async def _set_up(config: Config) -> None:
+    async for line in setup(config):
+        click.echo(f"ok        {line}")
+
+
+def wait_for_stop() -> None:
+    """Wait for Ctrl-C or SIGTERM."""
+    stop = threading.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stop.set())
+    while not stop.wait(1):
+        pass

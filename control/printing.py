@@ -1,0 +1,163 @@
+"""What the command line prints for people."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from rich.console import Console
+from rich.json import JSON
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from control.checks import Tried
+from control.exports import RunProgress
+from control.status import JobStatus
+from crm_export.model import ExportError, SettingChange, Settings
+
+_STYLE = {"paused": "bold yellow", "blocked": "bold red", "failed": "bold red", "running": "green"}
+
+
+def _console(**given: Any) -> Console:
+    # Text from records and from the CRM is never taken for markup.
+    return Console(markup=False, highlight=False, soft_wrap=True, **given)
+
+
+def problems(found: Mapping[str, Sequence[str]]) -> None:
+    for job, lines in found.items():
+        if not lines:
+            _console().print(f"ok  {job}")
+        for line in lines:
+            _console().print(f"{job}: {line}")
+
+
+def what_to_do(job: str) -> str:
+    return (
+        f"it is tried again by itself once it is mended; now: crm-export retry {job} · "
+        f"leave it in ExportErrors: crm-export skip {job} · where it stands: crm-export status {job}"
+    )
+
+
+def statuses(found: Sequence[JobStatus]) -> None:
+    console = _console()
+    for status in found:
+        console.print(Text.assemble((status.job, "bold"), "  ", (status.state, _STYLE.get(status.state, ""))))
+        of_total = f" of {status.total:,}" if status.total is not None else ""
+        rate = f", {status.rate:,.0f} a second" if status.rate and status.state == "running" else ""
+        console.print(f"  {status.exported:,} exported{of_total}, {status.failed:,} failed{rate}")
+        if status.position:
+            console.print(f"  position {status.position}")
+        if status.held:
+            held = status.held
+            console.print(f"  held     {held.key} since {_time(held.since)}, {held.attempts} attempts")
+            console.print(f"  {held.code}: {held.message}" + (f" [{', '.join(held.fields)}]" if held.fields else ""))
+            console.print(f"  to do    {held.hint}")
+            when = _time(held.next_attempt_at) if held.next_attempt_at else "now"
+            console.print(f"  next     {when} · crm-export retry {status.job} · crm-export skip {status.job}")
+        if status.blocked:
+            console.print(f"  {status.blocked.message}")
+            console.print(f"  to do    crm-export retry {status.job} when it is mended; it goes on by itself as well")
+        if status.reason:
+            console.print(f"  {status.reason}")
+        if status.open_errors:
+            console.print(f"  {status.open_errors:,} open errors: crm-export errors {status.job}")
+        if status.ui_url:
+            console.print(f"  {status.ui_url}")
+
+
+def errors(found: Sequence[ExportError]) -> None:
+    if not found:
+        _console().print("no open errors")
+        return
+    table = Table("job", "record", "state", "code", "message", "attempts", "since", box=None, pad_edge=False)
+    for error in found:
+        fields = f" [{', '.join(error.fields)}]" if error.fields else ""
+        state = error.state if error.closed_by is None else f"{error.state} ({error.closed_by})"
+        row = (error.job, error.record_key, state, error.code, error.message + fields)
+        table.add_row(*map(Text, row), str(error.attempts), _time(error.first_failed_at))
+    _console().print(table)
+    hints = {error.code: error.hint for error in found if error.hint}
+    for code, hint in hints.items():
+        _console().print(f"{code}: {hint}")
+
+
+def settings(connection: str, now: Settings, changes: Sequence[SettingChange]) -> None:
+    console = _console()
+    console.print(Text(connection, "bold"))
+    console.print(f"  Export to CRM          {_on(now.export_enabled)}")
+    if now.export_enabled:
+        console.print(f"  Pause on export error  {_on(now.pause_on_error)}")
+    console.print(f"  Daily CRM API limit    {now.daily_api_limit:,}")
+    for change in changes[:10]:
+        console.print(f"  {_time(change.at)}  {change.setting}: {change.old} → {change.new}, by {change.by}")
+
+
+def acknowledgement(connection: str, held: Sequence[ExportError]) -> str:
+    """The data inconsistency acknowledgement that precedes switching pause off."""
+    return (
+        "Data inconsistency acknowledgement\n"
+        f"With pause on export error off, a record that Salesforce refuses is left out and the exports of {connection} "
+        "go on.\nSalesforce may then hold incomplete or inconsistent data; dealing with this is your responsibility.\n"
+        f"Records held now, which would be left out: {len(held)}"
+        + (f" ({', '.join(f'{error.job} {error.record_key}' for error in held[:10])})" if held else "")
+        + ".\nRecords that were left out are in ExportErrors, and are exported again every day."
+    )
+
+
+def exchange(tried: Tried) -> None:
+    console = _console()
+    console.print(f"{tried.method} {tried.path}")
+    console.print(JSON.from_data(tried.request))
+    if tried.status is None:
+        console.print("dry run: nothing was sent")
+        return
+    console.print(f"HTTP {tried.status}")
+    if tried.response is not None:
+        console.print(JSON.from_data(tried.response))
+    if tried.code:
+        console.print(f"refused: {tried.code}: {tried.message}\nto do: {tried.hint}")
+    else:
+        console.print("Salesforce took the record")
+
+
+class RunBar:
+    """A progress bar of one run, on standard error: records, rate, time left, failed."""
+
+    def __init__(self, job: str, *, quiet: bool) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[failed]}"),
+            console=Console(stderr=True),
+            disable=quiet,
+        )
+        self._task = self._bar.add_task(job, total=None, rate="", failed="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, progress: RunProgress) -> None:
+        state = progress.state
+        counts = state.counts
+        done = counts.exported + counts.refused + counts.gone
+        rate = ""
+        if state.started_at and state.updated_at:
+            seconds = max((state.updated_at - state.started_at).total_seconds(), 0.1)
+            rate = f"{done / seconds:,.0f}/s"
+        failed = progress.blocked or f"{counts.refused:,} failed"
+        self._bar.update(self._task, total=state.total, completed=done, rate=rate, failed=failed)
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

