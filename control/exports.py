@@ -76,12 +76,13 @@ class Exports:
             raise OperationFailedError(
                 f"Export to CRM is switched off for {job.connection}: it must be on before {job.name} can run"
             )
-        if await _in_thread(self._store.runs.state, job.connection, job.name) is not None:
+        schedule_id = f"export/{job.connection}/{job.name}"
+        if not (await _schedule_info(self._schedule(schedule_id))).running_actions:
             await _in_thread(self._store.runs.request_full, job.connection, job.name, full)
-        running = await self._trigger(f"export/{job.connection}/{job.name}")
-        if not running.started:
-            raise OperationFailedError(f"{job.name} is being exported already: see crm-export status {job.name}")
-        return running
+            running = await self._trigger(schedule_id)
+            if running.started:
+                return running
+        raise OperationFailedError(f"{job.name} is being exported already: see crm-export status {job.name}")
 
     async def state(self, job: Job) -> RunState | None:
         """The job's present or last run as the store knows it; None when it never ran."""

@@ -15,12 +15,17 @@ from control.exports import RunProgress
 from control.status import JobStatus
 from crm_export.model import ExportError, SettingChange, Settings
 
+_WIDE = 240
+"""Columns where nobody looks: a file or a pipe gets whole lines."""
 _STYLE = {"paused": "bold yellow", "blocked": "bold red", "failed": "bold red", "running": "green"}
 
 
 def _console(**given: Any) -> Console:
     # Text from records and from the CRM is never taken for markup.
-    return Console(markup=False, highlight=False, soft_wrap=True, **given)
+    console = Console(markup=False, highlight=False, soft_wrap=True, **given)
+    if not console.is_terminal:
+        console.width = _WIDE
+    return console
 
 
 def problems(found: Mapping[str, Sequence[str]]) -> None:

@@ -54,11 +54,12 @@ class Org:
         return accounts
 
 
-def put_airports(path: Path, rows: Iterable[tuple[str, str, str | None]]) -> None:
-    """Insert or replace rows (icao, name, city)."""
+def put_airports(path: Path, rows: Iterable[tuple[str, str, str | None]], at: str = "2026-01-01 00:00:00") -> None:
+    """Insert or replace rows (icao, name, city), changed ``at``."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(
-            "INSERT OR REPLACE INTO airports (icao, name, city, updated_at) VALUES (?, ?, ?, datetime('now'))", rows
+            "INSERT OR REPLACE INTO airports (icao, name, city, updated_at) VALUES (?, ?, ?, ?)",
+            [(*row, at) for row in rows],
         )
 
 

@@ -1,0 +1,76 @@
+"""ExportErrors: what is open, by job and cause; one word to people for each change; small, whatever fails."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from activities.requests import ErrorReport, ErrorsSummary
+from crm_export.model import OpenCause
+from tests.parts import NO_CITY, put_airports
+from tests.workflows.conftest import Exporting
+from tests.workflows.test_export import airports
+from workflows.export_errors import ExportErrors
+
+
+async def summary(exporting: Exporting, open_errors: int) -> ErrorsSummary:
+    while (found := await exporting.inbox.query(ExportErrors.summary)).open_errors != open_errors:
+        await asyncio.sleep(0.05)
+    return found
+
+
+async def test_the_first_refusal_starts_it_and_summary_tells_what_is_open(
+    exporting: Exporting, source_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    airports(source_file, 30, {2, 3, 14})
+    put_airports(source_file, [("A020", "x" * 300, "City")])
+    await exporting.org.rule("city", NO_CITY)
+    exporting.store.settings.change(exporting.connection, "pause_on_error", False, "test")
+    await (await exporting.start()).result()
+    found = await summary(exporting, 4)
+    assert [(c.job, c.code, c.count, c.first_keys) for c in found.causes] == [
+        ("accounts", "FIELD_CUSTOM_VALIDATION_EXCEPTION", 3, ("A002", "A003", "A014")),
+        ("accounts", "STRING_TOO_LONG", 1, ("A020",)),
+    ]
+    while "records of accounts were left out" not in caplog.text:
+        await asyncio.sleep(0.05)
+    await exporting.org.drop("city")
+    await exporting.reexport()
+    found = await summary(exporting, 1)
+    assert [cause.code for cause in found.causes] == ["STRING_TOO_LONG"]
+    while "no record of accounts fails with it any more" not in caplog.text:
+        await asyncio.sleep(0.05)
+
+
+async def test_a_pause_is_told_once_and_so_is_its_end(
+    exporting: Exporting, source_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    airports(source_file, 10, {2})
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, "A002")
+    while exporting.errors()["A002"].attempts < 3:
+        await asyncio.sleep(0.05)
+    assert list((await summary(exporting, 1)).held) == ["accounts"]
+    await exporting.org.drop("city")
+    await handle.result()
+    assert (await summary(exporting, 0)).held == {}
+    while f"accounts of {exporting.connection} carries on" not in caplog.text:
+        await asyncio.sleep(0.05)
+    assert caplog.text.count("is paused there") == 1
+
+
+async def test_what_it_carries_stays_small_whatever_fails(exporting: Exporting) -> None:
+    await exporting.start_entities()
+    for number in range(300):
+        await exporting.inbox.signal(
+            ExportErrors.report,
+            ErrorReport(connection=exporting.connection, job="accounts", refused_by_code={"X": number}),
+        )
+    await exporting.inbox.query(ExportErrors.summary)
+    assert len((await exporting.inbox.query(ExportErrors.summary)).model_dump_json()) < 1_000
+
+
+def test_the_model_that_is_carried_is_bounded() -> None:
+    cause = OpenCause(job="j" * 60, code="C" * 60, count=1, since="2026-01-01T00:00:00Z", first_keys=("k" * 255,) * 5)  # type: ignore[arg-type]
+    assert len(ErrorsSummary(connection="c", causes=(cause,) * 50).model_dump_json()) < 100_000
