@@ -184,9 +184,11 @@ def errors(config: Config, job: str | None, closed_too: bool, code: str | None, 
 def reexport(config: Config, connection: str | None, wait: bool, as_json: bool) -> int:
     """Run the daily re-export CRMExport_ExportError now, for one connection or all."""
 
+    names = _connections(config, connection)
+
     async def start(facade: Exports) -> int:
         shown = []
-        for name in _connections(config, connection):
+        for name in names:
             running = await facade.reexport(name)
             word = "started" if running.started else "is under way"
             if not wait:

@@ -38,6 +38,7 @@ _POLICY = SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=_CAT
 
 async def setup(config: Config) -> AsyncIterator[str]:
     """Do what is missing, and say each thing that is there now, a line each."""
+    client = await connect()
     store = Store(config.store)
     try:
         await asyncio.to_thread(store.migrate)
@@ -46,7 +47,6 @@ async def setup(config: Config) -> AsyncIterator[str]:
         yield f"store {store.database.name}"
     finally:
         store.close()
-    client = await connect()
     await _register_search_attributes(client)
     yield f"search attributes {', '.join(key.name for key in SEARCH_ATTRIBUTES)}"
     for connection in config.connections.values():

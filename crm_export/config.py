@@ -284,7 +284,10 @@ class _Document:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise ConfigError(f"{self._path}:{line}: not YAML: {error.problem or error}") from None
+            told = error.problem or str(error)
+            if "${" in (text.splitlines() or [""])[min(line, text.count("\n")) - 1 if line else 0]:
+                told += '; between { and } a variable needs quotes: "${NAME}"'
+            raise ConfigError(f"{self._path}:{line}: not YAML: {told}") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{self._path}: not YAML: {' '.join(str(error).split())[:200]}") from None
         if not isinstance(node, yaml.MappingNode):
@@ -394,8 +397,9 @@ def _told(where: str, error: Any) -> str:
         case "union_tag_invalid" | "union_tag_not_found":
             return f"{where}.flow: is needed, one of {', '.join(_FLOWS)}"
         case _:
-            message = error["msg"].removeprefix("Value error, ")
-            return f"{where}: {message[0].lower()}{message[1:]}"
+            message = error["msg"]
+            ours = message.removeprefix("Value error, ")
+            return f"{where}: {ours if ours != message else message[0].lower() + message[1:]}"
 
 
 def _allowed_beside(location: tuple[str, ...]) -> list[str]:

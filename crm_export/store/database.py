@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from alembic import command
@@ -64,6 +65,10 @@ class Database:
 
     def require_migrated(self) -> None:
         """Raise StoreError where ``crm-export setup`` has not been run, or not since an update."""
+        file = self.url.database if self.url.get_backend_name() == "sqlite" else None
+        if file and not Path(file).exists():
+            # To look would create it.
+            raise StoreError(f"the store {self.name} does not exist: run crm-export setup")
         with self.read() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
         if current != ScriptDirectory.from_config(_alembic()).get_current_head():

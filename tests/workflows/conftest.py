@@ -94,6 +94,11 @@ class Exporting:
         return {e.record_key: e for e in self.store.errors.list(connections=[self.connection], closed_too=True)}
 
 
+async def ask(handle: "WorkflowHandle[Any, Any]", update: Any, *args: Any) -> Any:
+    """Execute an update. (The SDK's types take an async update with a name of its own for a coroutine's.)"""
+    return await handle.execute_update(update, args=args)
+
+
 def config_of(org: Org, source: Path, store: Path, name: str, **job: Any) -> Config:
     return Config.model_validate(
         {

@@ -10,7 +10,7 @@ from temporalio.exceptions import CancelledError
 
 from crm_export.model import Settings
 from tests.parts import NO_CITY, delete_airport, put_airports
-from tests.workflows.conftest import Exporting
+from tests.workflows.conftest import Exporting, ask
 from workflows.export import ExportWorkflow
 from workflows.settings import CrmSettings
 
@@ -89,7 +89,7 @@ async def test_settings_update_answers_who_is_told_and_what_is_released(
     settings = await exporting.start_entities()
     handle = await exporting.start()
     await exporting.until_held(handle, "A003")
-    told = await settings.execute_update(CrmSettings.update_pause_on_error, args=[False, "Ada"])
+    told = await ask(settings, CrmSettings.update_pause_on_error, False, "Ada")
     assert told.told == (handle.id,)
     assert told.released == ("accounts A003",)
     assert (await handle.result()).refused == 1
@@ -103,11 +103,11 @@ async def test_on_again_pauses_at_the_next_refusal_in_the_middle_of_a_page(
     await exporting.org.rule("city", NO_CITY)
     await exporting.org.rule("slow", {"kind": "slow", "seconds": 0.3})
     settings = await exporting.start_entities()
-    await settings.execute_update(CrmSettings.update_pause_on_error, args=[False, "Ada"])
+    await ask(settings, CrmSettings.update_pause_on_error, False, "Ada")
     handle = await exporting.start()
     while "A005" not in exporting.errors():
         await asyncio.sleep(0.05)
-    await settings.execute_update(CrmSettings.update_pause_on_error, args=[True, "Ada"])
+    await ask(settings, CrmSettings.update_pause_on_error, True, "Ada")
     progress = await exporting.until_held(handle, "A055")
     assert progress.refused == 1
     assert await exporting.org.written() == [k for k in keys[:55] if k != "A005"]
@@ -118,7 +118,7 @@ async def test_signal_to_one_run_changes_that_run_alone(exporting: Exporting, so
     await exporting.org.rule("city", NO_CITY)
     handle = await exporting.start()
     await exporting.until_held(handle, "A003")
-    released = await handle.execute_update(ExportWorkflow.update_pause_on_error, False)
+    released = await ask(handle, ExportWorkflow.update_pause_on_error, False)
     assert released.record_key == "A003"
     assert (await handle.result()).refused == 2
     assert exporting.store.settings.get(exporting.connection).pause_on_error is True
@@ -132,9 +132,9 @@ async def test_skip_leaves_one_record_out_and_the_next_refused_one_is_held(
     handle = await exporting.start()
     await exporting.until_held(handle, "A003")
     with pytest.raises(WorkflowUpdateFailedError) as refused:
-        await handle.execute_update(ExportWorkflow.update_skip_record, "A012")
+        await ask(handle, ExportWorkflow.update_skip_record, "A012")
     assert "holds record A003, not A012" in str(refused.value.cause)
-    assert (await handle.execute_update(ExportWorkflow.update_skip_record, "A003")).record_key == "A003"
+    assert (await ask(handle, ExportWorkflow.update_skip_record, "A003")).record_key == "A003"
     await exporting.until_held(handle, "A012")
     await handle.signal(ExportWorkflow.skip_record)
     result = await handle.result()
@@ -151,7 +151,7 @@ async def test_retry_now_does_not_wait_for_the_back_off(exporting: Exporting, so
     while exporting.errors()["A003"].attempts < 2:
         await asyncio.sleep(0.05)
     await exporting.org.drop("city")
-    await handle.execute_update(ExportWorkflow.update_retry_now)
+    await ask(handle, ExportWorkflow.update_retry_now)
     assert (await handle.result()).exported == 8
 
 
@@ -160,7 +160,7 @@ async def test_updates_are_refused_where_there_is_nothing_to_do(exporting: Expor
     await exporting.org.rule("slow", {"kind": "slow", "seconds": 0.5})
     handle = await exporting.start()
     with pytest.raises(WorkflowUpdateFailedError) as refused:
-        await handle.execute_update(ExportWorkflow.update_retry_now)
+        await ask(handle, ExportWorkflow.update_retry_now)
     assert "neither paused nor blocked" in str(refused.value.cause)
     # Signals that come too early must not hit a record that is held later.
     await handle.signal(ExportWorkflow.skip_record)
@@ -276,7 +276,7 @@ async def test_a_permission_that_is_missing_for_all_blocks_and_names_itself(
     assert progress.blocked.code == "INSUFFICIENT_ACCESS_OR_READONLY"
     assert exporting.errors() == {}
     await exporting.org.drop("right")
-    await handle.execute_update(ExportWorkflow.update_retry_now)
+    await ask(handle, ExportWorkflow.update_retry_now)
     assert (await handle.result()).exported == 25
 
 
@@ -349,13 +349,13 @@ async def test_a_job_without_a_cursor_exports_everything_each_time(exporting: Ex
 async def test_the_daily_limit_blocks_and_a_higher_one_releases(exporting: Exporting, source_file: Path) -> None:
     airports(source_file, 40, set())
     settings = await exporting.start_entities()
-    await settings.execute_update(CrmSettings.update_daily_api_limit, args=[2, "Ada"])
+    await ask(settings, CrmSettings.update_daily_api_limit, 2, "Ada")
     handle = await exporting.start()
     progress = await exporting.until(handle, lambda progress: progress.blocked is not None)
     assert progress.blocked is not None
     assert progress.blocked.code == "DAILY_API_LIMIT"
     assert len(await exporting.org.written()) == 20
-    await settings.execute_update(CrmSettings.update_daily_api_limit, args=[1000, "Ada"])
+    await ask(settings, CrmSettings.update_daily_api_limit, 1000, "Ada")
     assert (await handle.result()).exported == 40
 
 
@@ -378,7 +378,7 @@ async def test_history_log_and_store_hold_no_field_value(
     settings = await exporting.start_entities()
     handle = await exporting.start()
     await exporting.until_held(handle, "A001")
-    await settings.execute_update(CrmSettings.update_pause_on_error, args=[False, "Ada"])
+    await ask(settings, CrmSettings.update_pause_on_error, False, "Ada")
     await handle.result()
     await exporting.reexport()
     histories = [

@@ -72,5 +72,5 @@ async def test_what_it_carries_stays_small_whatever_fails(exporting: Exporting) 
 
 
 def test_the_model_that_is_carried_is_bounded() -> None:
-    cause = OpenCause(job="j" * 60, code="C" * 60, count=1, since="2026-01-01T00:00:00Z", first_keys=("k" * 255,) * 5)  # type: ignore[arg-type]
+    cause = OpenCause(job="j" * 60, code="C" * 60, count=1, since="2026-01-01T00:00:00Z", first_keys=("k" * 255,) * 5)
     assert len(ErrorsSummary(connection="c", causes=(cause,) * 50).model_dump_json()) < 100_000

@@ -1,0 +1,198 @@
+"""The command line: what each command does, prints and exits with; wrong use is one clear line."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from control.cli import cli
+from tests.control.conftest import CommandLine
+from tests.parts import NO_CITY, Org, put_airports
+from tests.workflows.test_export import airports
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_story_by_hand(crm_export: CommandLine, org: Org, source_file: Path) -> None:
+    airports(source_file, 35, {7, 17, 20})
+    await org.rule("city", NO_CITY)
+    paused = await crm_export("run", "accounts", "--wait")
+    assert paused.status == 3
+    assert "paused at FIELD_CUSTOM_VALIDATION_EXCEPTION · Account A007" in paused.out
+
+    [status] = (await crm_export("status", "accounts", "--json")).json
+    assert (status["state"], status["exported"], status["open_errors"]) == ("paused", 7, 1)
+    held = status["held"]
+    assert (held["key"], held["code"], held["fields"]) == ("A007", "FIELD_CUSTOM_VALIDATION_EXCEPTION", ["BillingCity"])
+    assert held["hint"]
+    while held["next_attempt_at"] is None:
+        [status] = (await crm_export("status", "accounts", "--json")).json
+        held = status["held"]
+    assert status["workflow_id"].startswith(f"export/{crm_export.connection}/accounts-")
+    assert status["run_id"] in status["ui_url"]
+    assert "held     A007" in (await crm_export("status")).out
+
+    again = await crm_export("run", "accounts")
+    assert (again.status, again.err) == (
+        1,
+        "crm-export: accounts is being exported already: see crm-export status accounts\n",
+    )
+
+    put_airports(source_file, [("A007", "Airport 7", "Mended")])
+    assert (await crm_export("retry", "accounts")).out == "accounts: trying A007 now\n"
+    while status["held"] is None or status["held"]["key"] != "A017":
+        [status] = (await crm_export("status", "--json")).json
+    assert (await crm_export("skip", "accounts")).out == "accounts: left A017 in ExportErrors and carries on\n"
+    while status["held"] is None or status["held"]["key"] != "A020":
+        [status] = (await crm_export("status", "--json")).json
+
+    refused = await crm_export("settings", crm_export.connection, "pause-on-error", "off")
+    assert refused.status == 2
+    assert "Data inconsistency acknowledgement" in refused.err
+    assert "Records held now, which would be left out: 1 (accounts A020)" in refused.err
+    [settings] = (await crm_export("settings", "--json")).json
+    assert settings["pause_on_error"] is True
+
+    changed = await crm_export("settings", crm_export.connection, "pause-on-error", "off", "--yes")
+    assert changed.status == 0
+    assert "released: accounts A020" in changed.out
+    while status["state"] != "idle":
+        [status] = (await crm_export("status", "--json")).json
+    assert (status["exported"], status["failed"], status["held"]) == (33, 2, None)
+    errors = (await crm_export("errors", "--json")).json
+    assert {(e["record_key"], e["state"]) for e in errors} == {("A017", "open"), ("A020", "open")}
+    assert "A017" in (await crm_export("errors", "accounts", "--code", "FIELD_CUSTOM_VALIDATION_EXCEPTION")).out
+
+    tried = await crm_export("try", "accounts", "A017")
+    assert tried.status == 1
+    assert "refused: FIELD_CUSTOM_VALIDATION_EXCEPTION" in tried.out
+    await org.drop("city")
+    assert (await crm_export("try", "accounts", "A017", "--json")).json["status"] == 201
+    done = await crm_export("reexport", "--wait")
+    assert "1 exported, 0 refused again, 0 gone" in done.out
+    closed = {e["record_key"]: e["closed_by"] for e in (await crm_export("errors", "--all", "--json")).json}
+    assert closed == {"A007": "export", "A017": "operator", "A020": "reexport"}
+    assert (await crm_export("errors")).out == "no open errors\n"
+    finished = await crm_export("run", "accounts", "--wait")
+    assert (finished.status, "every record was exported" in finished.out) == (0, True)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_export_to_crm_switched_off(crm_export: CommandLine) -> None:
+    off = await crm_export("settings", crm_export.connection, "export-enabled", "off")
+    assert off.status == 0
+    for arguments in (("run", "accounts"), ("reexport",)):
+        refused = await crm_export(*arguments)
+        assert (refused.status, "switched off" in refused.err) == (1, True)
+    shown = (await crm_export("settings")).out
+    assert "Pause on export error" not in shown
+    assert "export_enabled: on → off" in shown
+
+
+async def test_sigterm_ends_a_run_at_the_next_batch_and_another_worker_goes_on(
+    crm_export: CommandLine, worker: asyncio.subprocess.Process, org: Org, source_file: Path
+) -> None:
+    keys = airports(source_file, 100, set())
+    await org.rule("slow", {"kind": "slow", "seconds": 0.3})
+    await crm_export("run", "accounts")
+    while not await org.written():
+        await asyncio.sleep(0.02)
+    worker.terminate()
+    assert await worker.wait() == 0
+    assert 0 < len(await org.written()) < 100
+    await org.drop("slow")
+    process = await asyncio.create_subprocess_exec(sys.executable, "worker.py", env=crm_export.environ, stderr=-3)
+    while len(await org.written()) < 100:
+        await asyncio.sleep(0.05)
+    assert await org.written() == keys
+    process.terminate()
+    await process.wait()
+
+
+async def test_setup_may_be_repeated_and_removes_schedules_of_jobs_that_are_gone(crm_export: CommandLine) -> None:
+    first = await crm_export("setup")
+    assert first.status == 0
+    assert f"schedule export/{crm_export.connection}/accounts" in first.out
+    crm_export.edit("  accounts:", "  airports:")
+    again = await crm_export("setup")
+    assert again.status == 0
+    assert f"removed schedule export/{crm_export.connection}/accounts" in again.out
+
+
+async def test_check_says_what_is_wrong_with_each_job(crm_export: CommandLine, source_file: Path) -> None:
+    airports(source_file, 2, set())
+    assert (await crm_export("check")).out == "ok  accounts\n"
+    crm_export.edit("Icao__c", "Iaco__c")
+    crm_export.edit("BillingCity: city", "BillingCiti: town")
+    checked = await crm_export("check", "accounts")
+    assert checked.status == 1
+    assert checked.out.splitlines() == [
+        "accounts: source warehouse, table airports has no column town",
+        "accounts: Account has no field Iaco__c (did you mean Icao__c?)",
+        "accounts: Account has no field BillingCiti (did you mean BillingCity?)",
+    ]
+
+
+async def test_try_shows_a_request_without_sending_it(crm_export: CommandLine, org: Org, source_file: Path) -> None:
+    put_airports(source_file, [("A/1", "One", "City")])
+    tried = await crm_export("try", "accounts", "A/1", "--dry-run", "--json")
+    assert (tried.status, tried.json["path"]) == (0, "/services/data/v66.0/sobjects/Account/Icao__c/A%2F1")
+    assert tried.json["request"] == {"Name": "One", "BillingCity": "City"}
+    assert await org.written() == []
+    missing = await crm_export("try", "accounts", "NOPE")
+    assert (missing.status, missing.err) == (
+        1,
+        "crm-export: source warehouse has no record NOPE for job accounts\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "status", "told"),
+    [
+        (("run", "nope"), {}, 2, "there is no job nope; there is: accounts"),
+        (("reexport", "nope"), {}, 2, "there is no connection nope"),
+        (("settings", "nope", "pause-on-error", "on"), {}, 2, "there is no connection nope"),
+        (("--config", "none.yaml", "status"), {}, 2, "none.yaml: no such file: copy exports.example.yaml"),
+        (("status", "--config", "none.yaml"), {}, 2, "none.yaml: no such file"),
+        (("status",), {"TEMPORAL_ADDRESS": "127.0.0.1:9"}, 1, "does not exist: run crm-export setup"),
+        (("setup",), {"TEMPORAL_ADDRESS": "127.0.0.1:9"}, 1, "reach Temporal at 127.0.0.1:9 (connection refused)"),
+        (("check",), {"SECRET": "wrong"}, 1, "invalid_client: Salesforce refused the sign-in"),
+    ],
+)  # fmt: skip
+async def test_wrong_use_is_one_clear_line(
+    crm_export: CommandLine, arguments: tuple[str, ...], environ: dict[str, str], status: int, told: str
+) -> None:
+    answer = await crm_export(*arguments, **environ)
+    printed = (answer.err or answer.out).strip()
+    assert answer.status == status
+    assert told in printed
+    assert "Traceback" not in answer.out + answer.err
+    assert len(printed.splitlines()) == 1
+    assert not crm_export.file.with_name("store.db").exists()
+
+
+async def test_what_is_not_there_is_named(crm_export: CommandLine) -> None:
+    assert (await crm_export("setup")).status == 0
+    for arguments, told in (
+        (("retry", "accounts"), "accounts has never run"),
+        (("skip", "accounts"), "accounts is not paused"),
+        (("settings", crm_export.connection, "pause-on-error", "maybe"), "on or off, not maybe"),
+        (("settings", crm_export.connection, "daily-api-limit", "0"), "1 or more"),
+        (("settings", crm_export.connection, "pause-on-error"), "the new value is missing"),
+    ):
+        answer = await crm_export(*arguments)
+        assert told in answer.err
+        assert answer.status in (1, 2)
+    crm_export.edit("source.db", "gone.db")
+    assert "SQLite file that does not exist" in (await crm_export("check")).out
+
+
+def test_every_command_says_what_it_does_and_is_in_the_readme() -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    for name, command in cli.commands.items():
+        assert command.help, name
+        assert f"crm-export {name}" in readme, f"{name} is not in the README"
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{name} {parameter.opts}"
