@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
 
+from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
@@ -117,6 +118,9 @@ async def _waited_for(attempt: Callable[[], Awaitable[T]], error: type[Exception
 def main(config_file: str | None = None) -> int:
     """Run a worker until SIGTERM or SIGINT; gives the exit status."""
     configure()
+    # What an event is about stands in fields of its own.
+    workflow.logger.workflow_info_on_message = False
+    activity.logger.activity_info_on_message = False
     try:
         config = configuration.load(configuration.find(config_file, os.environ), os.environ)
     except ConfigError as error:

@@ -1,6 +1,7 @@
 """What a run asks of the world: begin, export a page, try the held record, end."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from temporalio import activity
@@ -13,6 +14,13 @@ from crm_export.export import export_page, first_position, job_trouble
 from crm_export.held import export_held_record
 from crm_export.model import HeldFate, PageResult, Refusal, RunRef, RunState, error_text
 from crm_export.store import RunLedger
+
+logger = logging.getLogger("crm_export.export")
+
+
+def _log(event: str, run: RunRef, **what: object) -> None:
+    """One line an event that matters: keys, codes and counts."""
+    logger.info(event, extra={"connection": run.connection, "job": run.job, "workflow_id": run.workflow_id, **what})
 
 
 class ExportActivities:
@@ -54,6 +62,7 @@ class ExportActivities:
                 job, lambda position: source.rewind(position, job.lookback), last, completed
             ),
         )
+        _log("run begun", run, position=str(state.position) if state.position else None)
         total = state.total
         if total is None:
             total = source.count(state.position)
@@ -79,6 +88,11 @@ class ExportActivities:
 
         with trouble_raised():
             result = await to_its_end(page)
+            _log("page exported", request.run, **result.counts.model_dump(), finished=result.finished)
+            if result.held:
+                _log("paused", request.run, record_key=result.held.record_key, code=result.held.refusal.code)
+            if result.trouble:
+                _log("trouble", request.run, code=result.trouble.code, reason=result.trouble.message)
             if request.patient and result.trouble:
                 raise trouble(result.trouble)
             return result
@@ -100,6 +114,9 @@ class ExportActivities:
         with trouble_raised():
             job = self._clients.job(run.connection, run.job)
             fate = await to_its_end(attempt)
+        code = fate.code if isinstance(fate, Refusal) else None
+        word = "refused again" if isinstance(fate, Refusal) else fate
+        _log("held record tried", run, record_key=keys[0] if keys else None, fate=word, code=code)
         if isinstance(fate, Refusal):
             text = error_text(job.object, keys[0], fate)
             raise refused(text, fate.code, backoff(job.retry.initial, job.retry.maximum)) from None
@@ -125,7 +142,9 @@ class ExportActivities:
     async def finish_run(self, request: FinishRequest) -> RunState:
         """End the run in the store; gives what became of its records."""
         with trouble_raised():
-            return await asyncio.to_thread(self._store.runs.finish, request.run, completed=request.completed)
+            state = await asyncio.to_thread(self._store.runs.finish, request.run, completed=request.completed)
+            _log("run ended", request.run, **state.counts.model_dump(), completed=request.completed)
+            return state
 
     async def _claim(self, run: RunRef, object_name: str) -> RunLedger:
         return await asyncio.to_thread(self._store.runs.claim, run, object_name)

@@ -1,6 +1,7 @@
 """What the daily re-export asks of the world."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from temporalio import activity
@@ -13,6 +14,8 @@ from crm_export.config import Job
 from crm_export.export import Source
 from crm_export.model import ReexportPage
 from crm_export.reexport import reexport_page
+
+logger = logging.getLogger("crm_export.reexport")
 
 
 class ReexportActivities:
@@ -55,6 +58,8 @@ class ReexportActivities:
 
         with trouble_raised():
             result = await to_its_end(page)
+            what = result.model_dump(include={"exported", "refused", "gone", "finished"})
+            logger.info("open errors exported again", extra={"connection": request.connection, **what})
             for job in result.released:
                 await self._tell_paused_run(request.connection, job)
             if request.patient and result.trouble:
@@ -73,4 +78,4 @@ class ReexportActivities:
             await activity.client().get_workflow_handle(state.run.workflow_id).signal("retry_now")
         except RPCError:
             # The run has ended meanwhile; a run that missed it tries again by itself.
-            activity.logger.info("paused run was not told", extra={"job": job})
+            logger.info("paused run was not told", extra={"connection": connection, "job": job})

@@ -1,6 +1,7 @@
 """What the settings workflow asks of the world."""
 
 import asyncio
+import logging
 
 from temporalio import activity
 from temporalio.service import RPCError
@@ -10,6 +11,7 @@ from activities.requests import SettingRequest, SettingsTold
 from crm_export.clients import Clients
 from crm_export.model import Settings
 
+logger = logging.getLogger("crm_export.settings")
 MOST_TOLD = 100
 """An answer names so many runs at most."""
 
@@ -32,6 +34,7 @@ class SettingsActivities:
     async def change_setting(self, request: SettingRequest) -> Settings:
         """Store a setting for good, with who changed it."""
         with trouble_raised():
+            logger.info("setting changed", extra=request.model_dump())
             return await asyncio.to_thread(
                 self._store.settings.change, request.connection, request.setting, request.value, request.by
             )
@@ -45,11 +48,12 @@ class SettingsActivities:
         releases = request.setting == "pause_on_error" and not request.value
         told: list[str] = []
         client = activity.client()
-        running = 'WorkflowType="ExportWorkflow" AND ExecutionStatus="Running"'
+        pause_on_error = settings.pause_on_error if request.setting == "pause_on_error" else None
+        running = 'WorkflowType IN ("ExportWorkflow", "CRMExport_ExportError") AND ExecutionStatus="Running"'
         async for run in client.list_workflows(f'{running} AND ExportConnection="{request.connection}"'):
             activity.heartbeat()
             try:
-                await client.get_workflow_handle(run.id).signal("connection_setting_changed", settings.pause_on_error)
+                await client.get_workflow_handle(run.id).signal("connection_setting_changed", pause_on_error)
                 told.append(run.id)
             except RPCError:
                 # It ended between the list and the signal. A run that is missed reads the store by itself.

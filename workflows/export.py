@@ -41,14 +41,10 @@ Result = TypeVar("Result", RunPlan, PageResult)
 
 
 class ExportRequest(Model):
-    """Which job to export. The rest is carried over when a long run continues as new.
-
-    ``pages_a_run`` makes it continue as new after so many pages, for tests; otherwise when Temporal suggests it.
-    """
+    """Which job to export. The rest is carried over when a long run continues as new."""
 
     connection: str
     job: str
-    pages_a_run: int | None = None
     pages: int = 0
     pause_on_error: bool | None = None
 
@@ -130,7 +126,7 @@ class ExportWorkflow:
                     await self._hold(page.held)
                 elif page.finished:
                     return await self._end()
-                if self._is_history_long():
+                if workflow.info().is_continue_as_new_suggested():
                     workflow.continue_as_new(self._carried_over())
         except asyncio.CancelledError:
             await self._end_early()
@@ -162,12 +158,11 @@ class ExportWorkflow:
             _raise_if_cancelled()
             if fate is None and self._wish is _Wish.LEAVE_OUT:
                 fate = await self._leave_out_held_record()
-            elif fate is None and self._is_history_long():
+            elif fate is None and workflow.info().is_continue_as_new_suggested():
                 workflow.continue_as_new(self._carried_over())
             self._wish = None
         self._held = None
         self._show(ExportState.RUNNING)
-        workflow.logger.info(f"{held.object} {held.record_key} {fate}: {self._run.job} carries on")
         await self._report()
 
     async def _patiently(self, start: Callable[[bool], ActivityHandle[Result]]) -> Result:
@@ -222,9 +217,9 @@ class ExportWorkflow:
         """A cancelled run: what it held stays in ExportErrors as open, and the next run begins at the same place."""
         with suppress(ActivityError):
             await self._finish(completed=False)
-        if self._held or self._trouble:
-            self._held = self._trouble = None
-            await self._report()
+        self._held = self._trouble = None
+        self._show(ExportState.COMPLETED)
+        await self._report()
 
     def _not_started(self) -> ExportResult:
         self._show(ExportState.COMPLETED)
@@ -311,11 +306,6 @@ class ExportWorkflow:
             retry_policy=timeouts.UNTIL_IT_WORKS,
         )
 
-    def _is_history_long(self) -> bool:
-        if self._request.pages_a_run is not None:
-            return self._pages - self._request.pages >= self._request.pages_a_run
-        return workflow.info().is_continue_as_new_suggested()
-
     def _carried_over(self) -> ExportRequest:
         return self._request.model_copy(update={"pages": self._pages, "pause_on_error": self._pause_on_error})
 
@@ -326,6 +316,7 @@ class ExportWorkflow:
             self._state = state or self._state
             code = self._held.refusal.code if self._held else self._trouble.code if self._trouble else None
             shown.show_state(self._state, connection=self._run.connection, job=self._run.job, code=code)
+            shown.show_blocked_since(self._trouble_since if self._state is ExportState.BLOCKED else None)
         lines = [shown.standing(self._counts, self._plan.total, self._position)]
         if self._held:
             lines.insert(0, shown.paused(self._run.job, self._held))
@@ -360,9 +351,10 @@ class ExportWorkflow:
             self._ask(_Wish.LEAVE_OUT)
 
     @workflow.signal(description="From the settings workflow: the connection's settings have changed")
-    def connection_setting_changed(self, pause_on_error: bool) -> None:
-        self._pause_on_error = None
-        self._ask(_Wish.TRY_NOW if pause_on_error else _Wish.LEAVE_OUT)
+    def connection_setting_changed(self, pause_on_error: bool | None) -> None:
+        if pause_on_error is not None:
+            self._pause_on_error = None
+        self._ask(_Wish.LEAVE_OUT if self._held and pause_on_error is False else _Wish.TRY_NOW)
 
     @workflow.signal(description="Try the held record, or what blocks the run, now")
     def retry_now(self) -> None:

@@ -144,6 +144,10 @@ class CRMExportExportError:
     def retry_now(self) -> None:
         self._retry = self._trouble is not None
 
+    @workflow.signal(description="From the settings workflow: the connection's settings have changed")
+    def connection_setting_changed(self, pause_on_error: bool | None) -> None:
+        self.retry_now()
+
     @workflow.query(description="What became of the open errors so far")
     def progress(self) -> ReexportResult:
         return self._result()

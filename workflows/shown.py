@@ -15,6 +15,7 @@ CRM_ERROR_CODE = SearchAttributeKey.for_keyword("CrmErrorCode")
 SEARCH_ATTRIBUTES = (EXPORT_CONNECTION, EXPORT_JOB, EXPORT_STATE, CRM_ERROR_CODE)
 """What ``crm-export setup`` registers. One that is missing makes every workflow task fail."""
 
+BLOCKED_SINCE = "BlockedSince"
 _SUMMARY_BYTES = 200
 """The server refuses longer activity summaries."""
 
@@ -38,6 +39,11 @@ def show_state(state: ExportState, *, connection: str, job: str | None = None, c
     if job is not None:
         updates.append(EXPORT_JOB.value_set(job))
     workflow.upsert_search_attributes(updates)
+
+
+def show_blocked_since(moment: datetime | None) -> None:
+    """Keep in the memo since when a run is blocked: ``status`` reads it, whether a worker runs or not."""
+    workflow.upsert_memo({BLOCKED_SINCE: moment.isoformat() if moment else None})
 
 
 def summary(text: str) -> str:

@@ -8,6 +8,7 @@ import click
 import pytest
 
 from control.cli import cli
+from control.processes import Processes, free_port, temporal_command
 from tests.control.conftest import CommandLine
 from tests.parts import NO_CITY, Org, put_airports
 from tests.workflows.test_export import airports
@@ -76,6 +77,49 @@ async def test_the_story_by_hand(crm_export: CommandLine, org: Org, source_file:
     assert (await crm_export("errors")).out == "no open errors\n"
     finished = await crm_export("run", "accounts", "--wait")
     assert (finished.status, "every record was exported" in finished.out) == (0, True)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_status_of_a_blocked_run_says_why_and_since_when(
+    crm_export: CommandLine, org: Org, source_file: Path
+) -> None:
+    airports(source_file, 5, set())
+    await org.rule("down", {"kind": "outage"})
+    await crm_export("run", "accounts")
+    while (status := (await crm_export("status", "--json")).json[0])["state"] != "blocked":
+        pass
+    assert status["blocked"]["code"] == "SERVER_UNAVAILABLE"
+    assert status["blocked"]["message"].startswith("SERVER_UNAVAILABLE · Service unavailable")
+    assert status["blocked"]["since"]
+    await org.drop("down")
+    assert (await crm_export("retry", "accounts")).status == 0
+    while status["state"] != "idle":
+        [status] = (await crm_export("status", "--json")).json
+    assert status["exported"] == 5
+
+
+async def test_a_worker_waits_for_a_server_that_is_not_up_yet(
+    crm_export: CommandLine, org: Org, source_file: Path, tmp_path: Path
+) -> None:
+    assert (await crm_export("setup")).status == 0
+    port = free_port()
+    address = {"TEMPORAL_ADDRESS": f"127.0.0.1:{port}"}
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "worker.py",
+        env={**crm_export.environ, **address},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert worker.stderr is not None
+    assert b"cannot reach Temporal" in await worker.stderr.readline()
+    airports(source_file, 5, set())
+    with Processes(tmp_path) as processes:
+        processes.start("temporal", temporal_command(port, free_port(), None))
+        await asyncio.to_thread(processes.wait_for, "temporal", port)
+        assert (await crm_export("setup", **address)).status == 0
+        assert (await crm_export("run", "accounts", "--wait", **address)).status == 0
+        worker.terminate()
+        assert await worker.wait() == 0
 
 
 @pytest.mark.usefixtures("worker")

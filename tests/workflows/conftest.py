@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Replayer
 
 import worker
 from activities.requests import ErrorsSummary
@@ -44,10 +46,10 @@ class Exporting:
         for crm in clients._crms.values():
             await crm.aclose()
 
-    async def start(self, **request: Any) -> "WorkflowHandle[ExportWorkflow, ExportResult]":
+    async def start(self) -> "WorkflowHandle[ExportWorkflow, ExportResult]":
         return await self.client.start_workflow(
             ExportWorkflow.run,
-            ExportRequest(connection=self.connection, job="accounts", **request),
+            ExportRequest(connection=self.connection, job="accounts"),
             id=f"export/{self.connection}/accounts",
             task_queue=self._task_queue,
         )
@@ -74,6 +76,15 @@ class Exporting:
             task_queue=self._task_queue,
         )
 
+    async def replay(self) -> None:
+        """Every history that the test has made must replay: the workflows are deterministic."""
+        replayer = Replayer(
+            workflows=worker.WORKFLOWS, workflow_runner=worker.SANDBOX, data_converter=pydantic_data_converter
+        )
+        async for run in self.client.list_workflows(f'TaskQueue="{self._task_queue}"'):
+            history = await self.client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()
+            await replayer.replay_workflow(history)
+
     @property
     def inbox(self) -> "WorkflowHandle[ExportErrors, None]":
         return self.client.get_workflow_handle_for(ExportErrors.run, f"export-errors/{self.connection}")
@@ -82,6 +93,8 @@ class Exporting:
         self, handle: "WorkflowHandle[ExportWorkflow, ExportResult]", true: Callable[[Progress], bool]
     ) -> Progress:
         """The run's progress once it is as wanted; the test's time-out is the bound."""
+        # Of whichever run of the chain is the present one.
+        handle = self.client.get_workflow_handle_for(ExportWorkflow.run, handle.id)
         while not true(progress := await handle.query(ExportWorkflow.progress)):
             await asyncio.sleep(0.05)
         return progress
@@ -149,6 +162,7 @@ async def exporting(
     exporting = Exporting(temporal, config, store, org, f"crm-export-test-{number}")
     async with exporting.worker():
         yield exporting
+        await exporting.replay()
         async for run in temporal.list_workflows(f'TaskQueue="crm-export-test-{number}" AND ExecutionStatus="Running"'):
             await temporal.get_workflow_handle(run.id).terminate()
     store.close()

@@ -62,12 +62,10 @@ async def test_a_pause_is_told_once_and_so_is_its_end(
 
 async def test_what_it_carries_stays_small_whatever_fails(exporting: Exporting) -> None:
     await exporting.start_entities()
+    inbox = exporting.client.get_workflow_handle(exporting.inbox.id)
     for number in range(300):
-        await exporting.inbox.signal(
-            ExportErrors.report,
-            ErrorReport(connection=exporting.connection, job="accounts", refused_by_code={"X": number}),
-        )
-    await exporting.inbox.query(ExportErrors.summary)
+        report = ErrorReport(connection=exporting.connection, job="accounts", refused_by_code={"X": number})
+        await inbox.signal("report", report)
     assert len((await exporting.inbox.query(ExportErrors.summary)).model_dump_json()) < 1_000
 
 
