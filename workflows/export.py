@@ -134,14 +134,19 @@ class ExportWorkflow:
 
     async def _begin(self) -> None:
         self._show()
-        self._plan = await self._patiently(self._start_begin)
+        self._plan = await self._once(self._start_begin)
+        if self._plan.trouble:
+            self._plan = await self._wait_out(self._start_begin, self._plan.trouble)
         self._counts, self._position = self._plan.counts, self._plan.position
         if self._pause_on_error is not None:
             await self._store_setting()
         self._show()
 
     async def _export_page(self) -> PageResult:
-        page = await self._patiently(self._start_page)
+        page = await self._once(self._start_page)
+        if page.trouble:
+            await self._report(page)
+            page = await self._wait_out(self._start_page, page.trouble)
         self._pages += 1
         self._counts, self._position = page.counts, page.position
         self._show()
@@ -165,12 +170,11 @@ class ExportWorkflow:
         self._show(ExportState.RUNNING)
         await self._report()
 
-    async def _patiently(self, start: Callable[[bool], ActivityHandle[Result]]) -> Result:
-        """Run an activity; where job-level trouble stops it, wait until that has gone."""
+    async def _once(self, start: Callable[[bool], ActivityHandle[Result]]) -> Result:
+        """Run an activity; the job-level trouble that stops it is part of its result."""
         activity = start(False)
         await self._ended(activity)
-        result = await activity
-        return await self._wait_out(start, result.trouble) if result.trouble else result
+        return await activity
 
     async def _wait_out(self, start: Callable[[bool], ActivityHandle[Result]], trouble: JobTrouble) -> Result:
         """Retry an activity without end; once its trouble lasts for ``blocked_after``, show the run as blocked."""

@@ -40,6 +40,10 @@ class ExportErrors:
                 self._reexport_asked = False
                 await self._start_reexport()
         await workflow.wait_condition(workflow.all_handlers_finished)
+        while self._reexport_asked:
+            self._reexport_asked = False
+            await self._start_reexport()
+        # The next run begins by reconciling: what was reported meanwhile is in the table.
         workflow.continue_as_new(self._summary)
 
     async def _reconcile(self) -> None:

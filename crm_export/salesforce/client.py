@@ -6,6 +6,7 @@ a :class:`Refusal` of one record is returned, a failure of the call is raised as
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,8 +27,19 @@ MOST_RECORDS = 200
 """Records of one sObject Collections call (REST API, "Upsert Records Using sObject Collections")."""
 ROLLED_BACK = "ALL_OR_NONE_OPERATION_ROLLED_BACK"
 _LOCKED = "UNABLE_TO_LOCK_ROW"
+LONGEST_CALL = 615
+"""Seconds: Salesforce gives a synchronous request 10 minutes, and giving up sooner would repeat it for ever."""
 QUICK_RETRIES = (0.3, 1.5)
 """Seconds between the tries inside one call: a row lock or a reset connection is mostly gone by then."""
+_KEEP_ALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6))
+        if hasattr(socket, name)
+    ),
+]
+"""A peer that is gone without a word is noticed after a minute and a half, long before a call's own limit."""
 _LIMIT_INFO = re.compile(r"api-usage=(\d+)/(\d+)")
 
 
@@ -62,17 +74,17 @@ class Salesforce:
         *,
         before_call: Callable[[], Awaitable[None]] | None = None,
         connect_seconds: float = 10,
-        read_seconds: float = 120,
+        read_seconds: float = LONGEST_CALL,
         quick_retries: Sequence[float] = QUICK_RETRIES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """``before_call`` is awaited before each call but the sign-in, and may raise CrmError to prevent it."""
         if not is_safe_url(login_url):
             raise CrmError("CONNECTION_FAILED", f"{login_url} is not https: credentials would travel in the clear")
+        limits = httpx.Limits(max_connections=50, max_keepalive_connections=25)
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(read_seconds, connect=connect_seconds),
-            limits=httpx.Limits(max_connections=50, max_keepalive_connections=25),
-            transport=transport,
+            transport=transport or httpx.AsyncHTTPTransport(limits=limits, socket_options=_KEEP_ALIVE),
         )
         self._auth = SalesforceAuth(login_url, credentials, self._client)
         self._host = urlsplit(login_url).netloc

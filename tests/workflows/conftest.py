@@ -112,7 +112,9 @@ async def ask(handle: "WorkflowHandle[Any, Any]", update: Any, *args: Any) -> An
     return await handle.execute_update(update, args=args)
 
 
-def config_of(org: Org, source: Path, store: Path, name: str, **job: Any) -> Config:
+def config_of(
+    org: Org, source: Path, store: Path, name: str, connection: dict[str, Any] | None = None, **job: Any
+) -> Config:
     return Config.model_validate(
         {
             "store": f"sqlite:///{store}",
@@ -122,6 +124,7 @@ def config_of(org: Org, source: Path, store: Path, name: str, **job: Any) -> Con
                     "login_url": org.url,
                     "auth": {"flow": "client_credentials", "client_id": "demo", "client_secret": "demo"},
                     "blocked_after": "1s",
+                    **(connection or {}),
                 }
             },
             "sources": {"warehouse": {"url": f"sqlite:///{source}"}},
@@ -151,11 +154,22 @@ def job_settings() -> dict[str, Any]:
 
 
 @pytest.fixture
+def connection_settings() -> dict[str, Any]:
+    """What a test wants its connection to have beside the usual; override it in the test's module."""
+    return {}
+
+
+@pytest.fixture
 async def exporting(
-    temporal: Client, org: Org, source_file: Path, tmp_path: Path, job_settings: dict[str, Any]
+    temporal: Client,
+    org: Org,
+    source_file: Path,
+    tmp_path: Path,
+    job_settings: dict[str, Any],
+    connection_settings: dict[str, Any],
 ) -> AsyncIterator[Exporting]:
     number = next(_numbers)
-    config = config_of(org, source_file, tmp_path / "store.db", f"acme{number}", **job_settings)
+    config = config_of(org, source_file, tmp_path / "store.db", f"acme{number}", connection_settings, **job_settings)
     store = Store(config.store)
     store.migrate()
     store.settings.create(f"acme{number}", Settings())

@@ -169,6 +169,26 @@ async def test_updates_are_refused_where_there_is_nothing_to_do(exporting: Expor
     assert (await handle.result()).exported == 30
 
 
+async def test_a_held_record_that_changes_while_it_is_written_is_exported_again(
+    exporting: Exporting, source_file: Path
+) -> None:
+    airports(source_file, 8, {3})
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, "A003")
+    while exporting.errors()["A003"].attempts < 2:
+        await asyncio.sleep(0.05)
+    await exporting.org.rule("slow", {"kind": "slow", "seconds": 1})
+    put_airports(source_file, [("A003", "Old", "City")])
+    calls = len(await exporting.org.calls())
+    while len(await exporting.org.calls()) == calls:
+        await asyncio.sleep(0.02)
+    put_airports(source_file, [("A003", "New", "City")])
+    await handle.result()
+    assert (await exporting.org.accounts())["A003"]["Name"] == "New"
+    assert (await exporting.org.written()).count("A003") == 2
+
+
 async def test_a_held_record_that_leaves_the_source_is_gone(exporting: Exporting, source_file: Path) -> None:
     airports(source_file, 8, {3})
     await exporting.org.rule("city", NO_CITY)
