@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-import airportsdata
 import click
 import httpx
 
@@ -165,6 +164,10 @@ async def _set_up(config: Config) -> None:
 
 def _load_airports(path: Path) -> int:
     """A warehouse with real records: in the order of their codes, each a millisecond after the one before."""
+    try:
+        import airportsdata
+    except ImportError:
+        raise DemoError("the demo's records are missing: pip install 'crm-export[demo]'") from None
     airports: Mapping[str, Mapping[str, Any]] = airportsdata.load()
     columns = ("icao", "iata", "name", "city", "subd", "country", "elevation", "lat", "lon", "tz")
     began = datetime(2026, 1, 1, tzinfo=UTC)

@@ -127,7 +127,7 @@ class Exports:
             rate=rate,
             position=str(state.position) if state.position else None,
             held=held_shown(state.held, described) if word == "paused" and state.held else None,
-            blocked=await blocked_shown(described) if word == "blocked" else None,
+            blocked=await blocked_shown(described, but_not=state.held.refusal.code if state.held else None),
             open_errors=await _in_thread(self._store.errors.count_open, job.connection, job.name),
             workflow_id=described.id if described else None,
             run_id=described.run_id if described else None,

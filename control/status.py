@@ -7,7 +7,8 @@ from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
 
 from crm_export.model import HeldRecord
-from workflows.shown import BLOCKED_SINCE, CRM_ERROR_CODE, EXPORT_STATE, ExportState
+from workflows import shown
+from workflows.shown import EXPORT_STATE, ExportState
 
 
 class Held(BaseModel):
@@ -87,17 +88,21 @@ def held_shown(held: HeldRecord, described: WorkflowExecutionDescription | None)
     )
 
 
-async def blocked_shown(described: WorkflowExecutionDescription | None) -> Blocked | None:
+async def blocked_shown(described: WorkflowExecutionDescription | None, but_not: str | None = None) -> Blocked | None:
+    """The job-level trouble of a blocked run, or of a paused one whose attempts fail for another reason than
+    ``but_not``, the code with which its record is refused."""
     pending = _pending(described)
-    if described is None or pending is None:
+    if described is None or pending is None or state_word(described)[0] not in ("blocked", "paused"):
         return None
     failure = pending.last_failure
-    since = await described.memo_value(BLOCKED_SINCE, None)
-    return Blocked(
-        code=failure.application_failure_info.type or described.typed_search_attributes.get(CRM_ERROR_CODE) or "",
-        message=failure.message,
-        since=datetime.fromisoformat(since) if since else None,
-    )
+    code, message = failure.application_failure_info.type, failure.message
+    if state_word(described)[0] == "paused":
+        return Blocked(code=code, message=message, since=None) if code not in ("", but_not) else None
+    memo = await described.memo_value(shown.BLOCKED, None, type_hint=shown.Blocked)
+    if memo is None:
+        return None
+    # The last attempt's failure is newer; there is none while the first is under way.
+    return Blocked(code=code or memo.trouble.code, message=message or str(memo.trouble), since=memo.since)
 
 
 def _pending(

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ with workflow.unsafe.imports_passed_through():
         RunState,
     )
     from workflows import shown, timeouts
-    from workflows.shown import ExportState
+    from workflows.shown import Blocked, ExportState
     from workflows.trouble import ended, stopped
 
 Result = TypeVar("Result", RunPlan, PageResult)
@@ -69,8 +69,7 @@ class Progress(Model):
     total: int | None
     position: str | None
     held: HeldRecord | None
-    blocked: JobTrouble | None
-    blocked_since: datetime | None
+    blocked: Blocked | None
     pause_on_error: bool | None
 
 
@@ -106,8 +105,7 @@ class ExportWorkflow:
         self._counts = RunCounts()
         self._position: Position | None = None
         self._held: HeldRecord | None = None
-        self._trouble: JobTrouble | None = None
-        self._trouble_since: datetime | None = None
+        self._blocked: Blocked | None = None
         self._wish: _Wish | None = None
         self._pause_on_error = request.pause_on_error
         self._setting_to_store = False
@@ -133,14 +131,14 @@ class ExportWorkflow:
             raise
 
     async def _begin(self) -> None:
-        self._show()
+        self._enter(ExportState.RUNNING)
         self._plan = await self._once(self._start_begin)
         if self._plan.trouble:
             self._plan = await self._wait_out(self._start_begin, self._plan.trouble)
         self._counts, self._position = self._plan.counts, self._plan.position
         if self._pause_on_error is not None:
             await self._store_setting()
-        self._show()
+        self._detail()
 
     async def _export_page(self) -> PageResult:
         page = await self._once(self._start_page)
@@ -149,13 +147,13 @@ class ExportWorkflow:
             page = await self._wait_out(self._start_page, page.trouble)
         self._pages += 1
         self._counts, self._position = page.counts, page.position
-        self._show()
+        self._detail()
         return page
 
     async def _hold(self, held: HeldRecord) -> None:
         """Wait at a record that the CRM refuses until it is exported, released, skipped or gone."""
         self._held, self._wish = held, None
-        self._show(ExportState.PAUSED)
+        self._enter(ExportState.PAUSED)
         fate: HeldFate | None = None
         while fate is None:
             attempt = self._start_attempt(held)
@@ -167,7 +165,7 @@ class ExportWorkflow:
                 workflow.continue_as_new(self._carried_over())
             self._wish = None
         self._held = None
-        self._show(ExportState.RUNNING)
+        self._enter(ExportState.RUNNING)
         await self._report()
 
     async def _once(self, start: Callable[[bool], ActivityHandle[Result]]) -> Result:
@@ -178,20 +176,20 @@ class ExportWorkflow:
 
     async def _wait_out(self, start: Callable[[bool], ActivityHandle[Result]], trouble: JobTrouble) -> Result:
         """Retry an activity without end; once its trouble lasts for ``blocked_after``, show the run as blocked."""
-        self._trouble, self._trouble_since, self._wish = trouble, workflow.now(), None
+        self._blocked, self._wish = Blocked(trouble=trouble, since=workflow.now()), None
         result: Result | None = None
         while result is None:
             attempt = start(True)
             if self._state is not ExportState.BLOCKED:
-                left = self._trouble_since + self._plan.blocked_after - workflow.now()
+                left = self._blocked.since + self._plan.blocked_after - workflow.now()
                 if not await self._ended(attempt, within=max(left, timedelta(seconds=1))) and self._wish is None:
-                    self._show(ExportState.BLOCKED)
+                    self._enter(ExportState.BLOCKED)
                     await self._report()
             result = await attempt if await self._ended(attempt) else await stopped(attempt)
             _raise_if_cancelled()
             self._wish = None
-        was_shown, self._trouble = self._state is ExportState.BLOCKED, None
-        self._show(ExportState.RUNNING)
+        was_shown, self._blocked = self._state is ExportState.BLOCKED, None
+        self._enter(ExportState.RUNNING)
         if was_shown:
             await self._report()
         return result
@@ -207,7 +205,7 @@ class ExportWorkflow:
     async def _end(self) -> ExportResult:
         state = await self._finish(completed=True)
         self._counts, self._position = state.counts, state.position
-        self._show(ExportState.COMPLETED)
+        self._enter(ExportState.COMPLETED)
         await self._report()
         await workflow.wait_condition(workflow.all_handlers_finished)
         left_out = self._counts.refused
@@ -221,12 +219,12 @@ class ExportWorkflow:
         """A cancelled run: what it held stays in ExportErrors as open, and the next run begins at the same place."""
         with suppress(ActivityError):
             await self._finish(completed=False)
-        self._held = self._trouble = None
-        self._show(ExportState.COMPLETED)
+        self._held = self._blocked = None
+        self._enter(ExportState.COMPLETED)
         await self._report()
 
     def _not_started(self) -> ExportResult:
-        self._show(ExportState.COMPLETED)
+        self._enter(ExportState.COMPLETED)
         return self._result(f"not started: Export to CRM is switched off for {self._run.connection}")
 
     def _result(self, outcome: str) -> ExportResult:
@@ -296,7 +294,7 @@ class ExportWorkflow:
                 refused_by_code=page.refused_by_code if page else {},
                 first_keys=page.first_keys if page else (),
                 held=str(page.held) if page and page.held else None,
-                blocked=str(self._trouble) if self._trouble else None,
+                blocked=str(self._blocked.trouble) if self._blocked else None,
             ),
             start_to_close_timeout=timeouts.STORE_CALL,
             retry_policy=timeouts.UNTIL_IT_WORKS,
@@ -315,17 +313,22 @@ class ExportWorkflow:
 
     # What people see.
 
-    def _show(self, state: ExportState | None = None) -> None:
-        if state is None or state is not self._state:
-            self._state = state or self._state
-            code = self._held.refusal.code if self._held else self._trouble.code if self._trouble else None
-            shown.show_state(self._state, connection=self._run.connection, job=self._run.job, code=code)
-            shown.show_blocked_since(self._trouble_since if self._state is ExportState.BLOCKED else None)
+    def _enter(self, state: ExportState) -> None:
+        """Show a state by everything that shows it."""
+        if ExportState.BLOCKED in (self._state, state):
+            shown.show_blocked(self._blocked if state is ExportState.BLOCKED else None)
+        self._state = state
+        code = self._held.refusal.code if self._held else self._blocked.trouble.code if self._blocked else None
+        shown.show_state(state, connection=self._run.connection, job=self._run.job, code=code)
+        self._detail()
+
+    def _detail(self) -> None:
+        """Say in words where the run stands, and what it waits for."""
         lines = [shown.standing(self._counts, self._plan.total, self._position)]
         if self._held:
             lines.insert(0, shown.paused(self._run.job, self._held))
-        elif self._trouble and self._trouble_since and self._state is ExportState.BLOCKED:
-            lines.insert(0, shown.blocked(self._trouble, self._trouble_since))
+        elif self._blocked and self._state is ExportState.BLOCKED:
+            lines.insert(0, shown.blocked(self._blocked))
         workflow.set_current_details("\n\n".join(lines))
 
     @workflow.query(description="How far the run is, what it waits for, and since when")
@@ -335,8 +338,7 @@ class ExportWorkflow:
             total=self._plan.total,
             position=str(self._position) if self._position else None,
             held=self._held,
-            blocked=self._trouble if self._state is ExportState.BLOCKED else None,
-            blocked_since=self._trouble_since if self._state is ExportState.BLOCKED else None,
+            blocked=self._blocked if self._state is ExportState.BLOCKED else None,
             pause_on_error=self._pause_on_error,
             **self._counts.model_dump(),
         )
@@ -345,7 +347,7 @@ class ExportWorkflow:
     # and answers.
 
     def _ask(self, wish: _Wish) -> None:
-        if self._held or (self._trouble and wish is _Wish.TRY_NOW):
+        if self._held or (self._blocked and wish is _Wish.TRY_NOW):
             self._wish = wish
 
     @workflow.signal(description="Pause setting of this run alone: true or false. False releases a held record")
@@ -383,7 +385,7 @@ class ExportWorkflow:
 
     @update_retry_now.validator
     def _waits(self) -> None:
-        if not self._held and not self._trouble:
+        if not self._held and not self._blocked:
             raise ValueError(f"{self._run.job} is neither paused nor blocked")
 
     @workflow.update(name="skip_record", description="Leave this held record in ExportErrors and carry on after it")

@@ -6,7 +6,7 @@ from enum import StrEnum
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
 
-from crm_export.model import HeldRecord, JobTrouble, Position, RunCounts
+from crm_export.model import HeldRecord, JobTrouble, Model, Position, RunCounts
 
 EXPORT_CONNECTION = SearchAttributeKey.for_keyword("ExportConnection")
 EXPORT_JOB = SearchAttributeKey.for_keyword("ExportJob")
@@ -15,7 +15,7 @@ CRM_ERROR_CODE = SearchAttributeKey.for_keyword("CrmErrorCode")
 SEARCH_ATTRIBUTES = (EXPORT_CONNECTION, EXPORT_JOB, EXPORT_STATE, CRM_ERROR_CODE)
 """What ``crm-export setup`` registers. One that is missing makes every workflow task fail."""
 
-BLOCKED_SINCE = "BlockedSince"
+BLOCKED = "Blocked"
 _SUMMARY_BYTES = 200
 """The server refuses longer activity summaries."""
 
@@ -41,9 +41,16 @@ def show_state(state: ExportState, *, connection: str, job: str | None = None, c
     workflow.upsert_search_attributes(updates)
 
 
-def show_blocked_since(moment: datetime | None) -> None:
-    """Keep in the memo since when a run is blocked: ``status`` reads it, whether a worker runs or not."""
-    workflow.upsert_memo({BLOCKED_SINCE: moment.isoformat() if moment else None})
+class Blocked(Model):
+    """What blocks a run, and since when; in its memo, by the trouble that came first."""
+
+    trouble: JobTrouble
+    since: datetime
+
+
+def show_blocked(by: Blocked | None) -> None:
+    """Keep in the memo what blocks a run: ``status`` reads it, whether a worker runs or not."""
+    workflow.upsert_memo({BLOCKED: by})
 
 
 def summary(text: str) -> str:
@@ -78,9 +85,10 @@ def paused(job: str, held: HeldRecord) -> str:
     return "\n\n".join(lines)
 
 
-def blocked(trouble: JobTrouble, since: datetime) -> str:
+def blocked(by: Blocked) -> str:
     """Why a run is blocked, in Markdown."""
-    lines = [f"## Blocked: {trouble.code}", f"since {_time(since)}", fenced(trouble.message)]
+    trouble = by.trouble
+    lines = [f"## Blocked: {trouble.code}", f"since {_time(by.since)}", fenced(trouble.message)]
     if trouble.hint:
         lines.append(f"**What to do:** {trouble.hint}.")
     lines.append("No record is at fault. The call is tried again by itself, and the run carries on where it stands.")

@@ -2,10 +2,12 @@
 
 import asyncio
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import click
 import pytest
+from temporalio.client import Client, ScheduleOverlapPolicy
 
 from control.cli import cli
 from control.processes import Processes, free_port, temporal_command
@@ -91,8 +93,8 @@ async def test_status_of_a_blocked_run_says_why_and_since_when(
     assert status["blocked"]["code"] == "SERVER_UNAVAILABLE"
     assert status["blocked"]["message"].startswith("SERVER_UNAVAILABLE · Service unavailable")
     assert status["blocked"]["since"]
-    await org.drop("down")
     assert (await crm_export("retry", "accounts")).status == 0
+    await org.drop("down")
     while status["state"] != "idle":
         [status] = (await crm_export("status", "--json")).json
     assert status["exported"] == 5
@@ -152,6 +154,51 @@ async def test_sigterm_ends_a_run_at_the_next_batch_and_another_worker_goes_on(
     assert await org.written() == keys
     process.terminate()
     await process.wait()
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_paused_run_that_cannot_reach_the_crm_says_so(
+    crm_export: CommandLine, org: Org, source_file: Path
+) -> None:
+    airports(source_file, 5, {2})
+    await org.rule("city", NO_CITY)
+    assert (await crm_export("run", "accounts", "--wait")).status == 3
+    assert (await crm_export("status", "--json")).json[0]["blocked"] is None
+    await org.rule("down", {"kind": "outage"})
+    await crm_export("retry", "accounts")
+    while (status := (await crm_export("status", "--json")).json[0])["blocked"] is None:
+        pass
+    assert (status["state"], status["blocked"]["code"]) == ("paused", "SERVER_UNAVAILABLE")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_inbox_starts_a_reexport(
+    crm_export: CommandLine, temporal: Client, org: Org, source_file: Path
+) -> None:
+    airports(source_file, 5, {2})
+    await org.rule("city", NO_CITY)
+    await crm_export("settings", crm_export.connection, "pause-on-error", "off", "--yes")
+    assert (await crm_export("run", "accounts", "--wait")).status == 0
+    await org.drop("city")
+    inbox = temporal.get_workflow_handle(f"export-errors/{crm_export.connection}")
+    assert await inbox.execute_update("reexport") == 1
+    while (await crm_export("errors")).out != "no open errors\n":
+        pass
+
+
+async def test_schedules_are_daily_skip_what_overlaps_and_catch_up_a_day(
+    crm_export: CommandLine, temporal: Client
+) -> None:
+    crm_export.edit("    key: icao", '    key: icao\n    schedule: "*/15 * * * *"')
+    assert (await crm_export("setup")).status == 0
+    for schedule_id, minutes in (
+        (f"CRMExport_ExportError/{crm_export.connection}", {0}),
+        (f"export/{crm_export.connection}/accounts", {0, 15, 30, 45}),
+    ):
+        described = await temporal.get_schedule_handle(schedule_id).describe()
+        assert described.schedule.policy.overlap is ScheduleOverlapPolicy.SKIP
+        assert described.schedule.policy.catchup_window == timedelta(days=1)
+        assert {moment.minute for moment in described.info.next_action_times} == minutes
 
 
 async def test_setup_may_be_repeated_and_removes_schedules_of_jobs_that_are_gone(crm_export: CommandLine) -> None:

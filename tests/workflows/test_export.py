@@ -282,7 +282,7 @@ async def test_job_level_trouble_shows_as_blocked_writes_no_row_and_heals_by_its
     progress = await exporting.until(handle, lambda progress: progress.blocked is not None)
     assert progress.state == "Blocked"
     assert progress.blocked is not None
-    assert progress.blocked.code == "SERVER_UNAVAILABLE"
+    assert progress.blocked.trouble.code == "SERVER_UNAVAILABLE"
     assert exporting.errors() == {}
     await exporting.org.drop("down")
     assert (await handle.result()).exported == 25
@@ -297,7 +297,7 @@ async def test_a_permission_that_is_missing_for_all_blocks_and_names_itself(
     handle = await exporting.start()
     progress = await exporting.until(handle, lambda progress: progress.blocked is not None)
     assert progress.blocked is not None
-    assert progress.blocked.code == "INSUFFICIENT_ACCESS_OR_READONLY"
+    assert progress.blocked.trouble.code == "INSUFFICIENT_ACCESS_OR_READONLY"
     assert exporting.errors() == {}
     await exporting.org.drop("right")
     await ask(handle, ExportWorkflow.update_retry_now)
@@ -377,7 +377,7 @@ async def test_the_daily_limit_blocks_and_a_higher_one_releases(exporting: Expor
     handle = await exporting.start()
     progress = await exporting.until(handle, lambda progress: progress.blocked is not None)
     assert progress.blocked is not None
-    assert progress.blocked.code == "DAILY_API_LIMIT"
+    assert progress.blocked.trouble.code == "DAILY_API_LIMIT"
     assert len(await exporting.org.written()) == 20
     await ask(settings, CrmSettings.update_daily_api_limit, 1000, "Ada")
     assert (await handle.result()).exported == 40
