@@ -47,7 +47,9 @@ def statuses(found: Sequence[JobStatus]) -> None:
     console = _console()
     for status in found:
         console.print(Text.assemble((status.job, "bold"), "  ", (status.state, _STYLE.get(status.state, ""))))
-        of_total = f" of {status.total:,}" if status.total is not None else ""
+        # Rows that change while a run is under way are met again: there may be more than were counted.
+        done = status.exported + status.failed + status.gone
+        of_total = f" of {status.total:,}" if status.total is not None and status.total >= done else ""
         rate = f", {status.rate:,.0f} a second" if status.rate and status.state == "running" else ""
         console.print(f"  {status.exported:,} exported{of_total}, {status.failed:,} failed{rate}")
         if status.position:

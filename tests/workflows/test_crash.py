@@ -20,9 +20,9 @@ from tests.parts import NO_CITY, Org, put_airports
 from tests.workflows.test_export import airports
 
 CONFIG = """
-store: sqlite:///{folder}/store.db
+store: {store}
 connections:
-  crashing:
+  {connection}:
     crm: salesforce
     login_url: {url}
     auth: {{flow: client_credentials, client_id: demo, client_secret: demo}}
@@ -30,7 +30,7 @@ sources:
   warehouse: {{url: "sqlite:///{folder}/source.db"}}
 jobs:
   accounts:
-    connection: crashing
+    connection: {connection}
     source: warehouse
     table: airports
     key: icao
@@ -44,6 +44,7 @@ jobs:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 async def test_killed_workers_lose_nothing(
     temporal_server: WorkflowEnvironment,
     temporal: Client,
@@ -51,11 +52,17 @@ async def test_killed_workers_lose_nothing(
     source_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    kind: str,
 ) -> None:
     file = tmp_path / "exports.yaml"
-    file.write_text(CONFIG.format(folder=tmp_path, url=org.url))
+    stores = {"sqlite": f"sqlite:///{tmp_path}/store.db", "postgresql": "${STORE}"}
+    if kind == "postgresql":
+        monkeypatch.setenv("STORE", request.getfixturevalue("postgresql_url"))
+    file.write_text(CONFIG.format(folder=tmp_path, url=org.url, store=stores[kind], connection=f"crash-{kind}"))
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal.service_client.config.target_host)
     config = configuration.load(file, os.environ)
+    connection = f"crash-{kind}"
     async for _ in setup(config):
         pass
     keys = airports(source_file, 300, {40, 200})
@@ -68,15 +75,15 @@ async def test_killed_workers_lose_nothing(
     try:
         running = await facade.run(config.jobs["accounts"])
         for kill_at in (15, 35, 41, 90, 150):
-            while len(await org.written()) < kill_at and not _held(store):
+            while len(await org.written()) < kill_at and not _held(store, connection):
                 await asyncio.sleep(0.02)
             worker.send_signal(signal.SIGKILL)
             worker.wait()
-            if _held(store) == "A040":
+            if _held(store, connection) == "A040":
                 assert await _distinct(org) == keys[:40]
                 put_airports(source_file, [("A040", "Airport 40", "Mended")])
             worker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while _held(store) != "A200":
+        while _held(store, connection) != "A200":
             await asyncio.sleep(0.05)
         assert await _distinct(org) == keys[:200]
         put_airports(source_file, [("A200", "Airport 200", "Mended")])
@@ -85,7 +92,7 @@ async def test_killed_workers_lose_nothing(
         assert await _distinct(org) == keys
         accounts = await org.accounts()
         assert accounts["A040"]["BillingCity"] == accounts["A200"]["BillingCity"] == "Mended"
-        assert store.errors.count_open("crashing") == 0
+        assert store.errors.count_open(connection) == 0
         assert json.loads((await running.handle.fetch_history()).to_json())["events"]
     finally:
         worker.terminate()
@@ -93,8 +100,8 @@ async def test_killed_workers_lose_nothing(
         store.close()
 
 
-def _held(store: Store) -> str | None:
-    state = store.runs.state("crashing", "accounts")
+def _held(store: Store, connection: str) -> str | None:
+    state = store.runs.state(connection, "accounts")
     return state.held.record_key if state and state.held else None
 
 
