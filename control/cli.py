@@ -188,6 +188,7 @@ def reexport(config: Config, connection: str | None, wait: bool, as_json: bool) 
 
     async def start(facade: Exports) -> int:
         shown = []
+        exit_status = 0
         for name in names:
             running = await facade.reexport(name)
             word = "started" if running.started else "is under way"
@@ -198,9 +199,10 @@ def reexport(config: Config, connection: str | None, wait: bool, as_json: bool) 
             result = await facade.reexport_result(running.handle)
             shown.append({"connection": name, "workflow_id": running.handle.id, **result.model_dump()})
             _say(as_json, f"re-export of {name}: {result.outcome}")
+            exit_status = FAILED if result.not_tried else exit_status
         if as_json:
             _print_json(shown)
-        return 0
+        return exit_status
 
     return _with_exports(config, start)
 

@@ -245,14 +245,15 @@ class HeldFate(StrEnum):
 
 
 class ReexportPage(Model):
-    """What one page of a re-export came to. ``after`` is the last row it tried; ``released`` names the jobs whose
-    held record went through."""
+    """What one page of a re-export came to. ``after`` is the last row it is done with; ``released`` names the jobs
+    whose held record went through; ``not_tried`` the jobs that are in trouble of their own, with why."""
 
     after: int
     exported: int = 0
     refused: int = 0
     gone: int = 0
     released: tuple[str, ...] = ()
+    not_tried: dict[str, str] = {}
     trouble: JobTrouble | None = None
     finished: bool = False
 

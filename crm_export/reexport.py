@@ -6,9 +6,10 @@ from itertools import groupby
 
 from crm_export.config import Job
 from crm_export.delivery import Crm, Delivery
-from crm_export.errors import JobLevelError, StoreError
+from crm_export.errors import CrmError, JobLevelError, SourceError, StoreError
 from crm_export.export import Source, job_trouble
-from crm_export.model import ErrorState, ExportError, Record, ReexportPage, Refusal
+from crm_export.model import Category, ErrorState, ExportError, Record, ReexportPage, Refusal
+from crm_export.salesforce import MOST_RECORDS, facts
 from crm_export.store import Store
 
 PAGE_ROWS = 2_000
@@ -30,38 +31,60 @@ async def reexport_page(
 ) -> ReexportPage:
     """Export the records of the open errors behind row ``after`` up to ``until``, at most ``rows`` of them.
 
-    ``jobs`` gives a job's configuration and source, None for one that is not configured any more: its errors stay
-    open. Each call's outcome is stored at once, under ``run_id``, so that an attempt after a kill repeats none.
+    ``jobs`` gives a job's configuration and source, None for one that is not configured any more. A job in trouble of
+    its own (its source, its mapping) is left for the next day, and holds up no other; its errors stay open. Each
+    call's outcome is stored at once, under ``run_id``, so that an attempt after a kill repeats none.
     """
     due = await asyncio.to_thread(store.errors.due, connection, run_id, after, until, rows)
     page = ReexportPage(after=after, finished=len(due) < rows)
     for name, of_job in groupby(due, key=lambda error: error.job):
-        known = jobs(name)
         errors = list(of_job)
-        if known is None:
-            page = page.model_copy(update={"after": errors[-1].id})
-            continue
-        job, source = known
-        delivery = Delivery(job, crm)
-        for start in range(0, len(errors), job.batch_size):
+        for start in range(0, len(errors), MOST_RECORDS):
             if should_stop():
                 return page.model_copy(update={"finished": False})
-            batch = errors[start : start + job.batch_size]
+            batch = errors[start : start + MOST_RECORDS]
             try:
-                exported, gone, refused = await _export_again(delivery, source, [error.record_key for error in batch])
-                await asyncio.to_thread(
-                    store.errors.settle,
-                    run_id,
-                    connection,
-                    name,
-                    exported=exported,
-                    gone=gone,
-                    refused={error.id: refused[error.record_key] for error in batch if error.record_key in refused},
-                )
+                if name not in page.not_tried:
+                    page = await _settle(page, batch, run_id, jobs(name), crm, store)
             except (JobLevelError, StoreError) as error:
-                return page.model_copy(update={"trouble": job_trouble(error), "finished": False})
-            page = _add(page, batch, exported, gone, refused)
+                if not _is_of_one_job(error):
+                    return page.model_copy(update={"trouble": job_trouble(error), "finished": False})
+                page = page.model_copy(update={"not_tried": {**page.not_tried, name: str(job_trouble(error))}})
+            page = page.model_copy(update={"after": batch[-1].id})
     return page
+
+
+def _is_of_one_job(error: JobLevelError | StoreError) -> bool:
+    """Whether other jobs of the connection may fare better: not with its sign-in, its limits, or an outage."""
+    if isinstance(error, CrmError):
+        return facts(error.code).category in (Category.PERMISSION, Category.DATA, Category.REFERENCE)
+    return isinstance(error, SourceError)
+
+
+async def _settle(
+    page: ReexportPage,
+    batch: Sequence[ExportError],
+    run_id: str,
+    known: tuple[Job, Source] | None,
+    crm: Crm,
+    store: Store,
+) -> ReexportPage:
+    """Export one call's records again and store what became of them."""
+    name = batch[0].job
+    if known is None:
+        raise SourceError("NOT_CONFIGURED", f"job {name} is not in this worker's exports.yaml")
+    job, source = known
+    exported, gone, refused = await _export_again(Delivery(job, crm), source, [error.record_key for error in batch])
+    await asyncio.to_thread(
+        store.errors.settle,
+        run_id,
+        batch[0].connection,
+        name,
+        exported=exported,
+        gone=gone,
+        refused={error.id: refused[error.record_key] for error in batch if error.record_key in refused},
+    )
+    return _add(page, batch, exported, gone, refused)
 
 
 async def _export_again(
@@ -98,7 +121,6 @@ def _add(
     released = [error.job for error in batch if error.state is ErrorState.HELD and error.record_key in done]
     return page.model_copy(
         update={
-            "after": batch[-1].id,
             "exported": page.exported + len(exported),
             "gone": page.gone + len(gone),
             "refused": page.refused + len(refused),

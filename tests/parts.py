@@ -66,3 +66,8 @@ def put_airports(path: Path, rows: Iterable[tuple[str, str, str | None]], at: st
 def delete_airport(path: Path, icao: str) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM airports WHERE icao = ?", (icao,))
+
+
+def rename_table(path: Path, old: str, new: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"ALTER TABLE {old} RENAME TO {new}")

@@ -24,15 +24,18 @@ class ReexportInput(Model):
     exported: int = 0
     refused: int = 0
     gone: int = 0
+    not_tried: dict[str, str] = {}
 
 
 class ReexportResult(Model):
-    """What became of the open errors' records; ``outcome`` says it in words."""
+    """What became of the open errors' records; ``outcome`` says it in words. ``not_tried`` are jobs in trouble of
+    their own, with why: their errors wait for the next day."""
 
     outcome: str
     exported: int = 0
     refused: int = 0
     gone: int = 0
+    not_tried: dict[str, str] = {}
 
 
 @workflow.defn(name="CRMExport_ExportError")
@@ -127,14 +130,17 @@ class CRMExportExportError:
                 "exported": self._sofar.exported + page.exported,
                 "refused": self._sofar.refused + page.refused,
                 "gone": self._sofar.gone + page.gone,
+                "not_tried": {**self._sofar.not_tried, **page.not_tried},
             }
         )
         workflow.set_current_details(self._result().outcome)
 
     def _result(self) -> ReexportResult:
         done = self._sofar
+        trouble = "".join(f"; {job} was not tried: {why}" for job, why in done.not_tried.items())
         return ReexportResult(
-            outcome=f"{done.exported:,} exported, {done.refused:,} refused again, {done.gone:,} gone",
+            outcome=f"{done.exported:,} exported, {done.refused:,} refused again, {done.gone:,} gone{trouble}",
+            not_tried=done.not_tried,
             exported=done.exported,
             refused=done.refused,
             gone=done.gone,

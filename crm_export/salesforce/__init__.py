@@ -8,11 +8,12 @@ from crm_export.salesforce.auth import (
     RefreshToken,
     is_safe_url,
 )
-from crm_export.salesforce.client import ApiUsage, Exchange, Salesforce
+from crm_export.salesforce.client import MOST_RECORDS, ApiUsage, Exchange, Salesforce
 from crm_export.salesforce.description import FieldDescription, ObjectDescription, problems, unwritable
 from crm_export.salesforce.errors import TABLE, ErrorFacts, facts, refusal
 
 __all__ = [
+    "MOST_RECORDS",
     "TABLE",
     "AccessToken",
     "ApiUsage",

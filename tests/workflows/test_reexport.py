@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import NO_CITY, delete_airport, put_airports
+from tests.parts import NO_CITY, delete_airport, put_airports, rename_table
 from tests.workflows.conftest import Exporting
 from tests.workflows.test_export import airports
 
@@ -85,6 +85,21 @@ async def test_job_level_trouble_is_waited_out_and_counts_no_attempt(exporting: 
     assert exporting.errors()["A002"].attempts == 1
     await exporting.org.drop("down")
     assert (await running).exported == 1
+
+
+async def test_a_job_in_trouble_of_its_own_is_left_for_the_next_day(exporting: Exporting, source_file: Path) -> None:
+    await left_out(exporting, source_file, 10, {2})
+    rename_table(source_file, "airports", "moved")
+    result = await exporting.reexport()
+    assert list(result.not_tried) == ["accounts"]
+    assert "accounts was not tried: SOURCE_QUERY_FAILED" in result.outcome
+    assert exporting.errors()["A002"].attempts == 1
+    rename_table(source_file, "moved", "airports")
+    await exporting.org.rule("field", {"kind": "permission", "field": "BillingCity", "hidden": True})
+    assert "INVALID_FIELD" in (await exporting.reexport()).not_tried["accounts"]
+    await exporting.org.drop("field")
+    await exporting.org.drop("city")
+    assert (await exporting.reexport()).exported == 1
 
 
 async def test_a_record_that_an_export_sends_closes_its_row(exporting: Exporting, source_file: Path) -> None:
