@@ -29,7 +29,10 @@ def main() -> None:
 
 
 async def _serve(simulator: Simulator, host: str, port: int) -> None:
-    listening = socket.create_server((host, port))
+    # With its protocol named: asyncio switches Nagle's algorithm off only then, and an answer would wait for 40 ms.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((host, port))
     config = uvicorn.Config(dropping_connections(simulator.app()), log_level="warning", lifespan="off")
     print(f"listening on http://{host}:{listening.getsockname()[1]}", flush=True)
     await uvicorn.Server(config).serve(sockets=[listening])

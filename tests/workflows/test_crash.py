@@ -43,7 +43,7 @@ jobs:
 """
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 async def test_killed_workers_lose_nothing(
     temporal_server: WorkflowEnvironment,
