@@ -92,7 +92,7 @@ class Exports:
         """How a run stands, as the store knows it: up to date within a batch."""
         described = await _answered(handle.describe())
         state = await _in_thread(self._store.runs.state, job.connection, job.name)
-        if state is None or state.run is None or state.run.workflow_id != handle.id:
+        if state is None or state.run is None or state.run.run_id != handle.first_execution_run_id:
             state = RunState()
         running = described.status is WorkflowExecutionStatus.RUNNING
         return RunProgress(
@@ -146,7 +146,7 @@ class Exports:
             return of_store, None
         actions = [*(result.action for result in info.recent_actions), *info.running_actions]
         next_run_at = info.next_action_times[0] if info.next_action_times else None
-        return (_workflow_id(actions[-1]) if actions else of_store), next_run_at
+        return (_started(actions[-1]).workflow_id if actions else of_store), next_run_at
 
     async def _described(self, workflow_id: str | None) -> WorkflowExecutionDescription | None:
         if workflow_id is None:
@@ -234,18 +234,22 @@ class Exports:
         before = await _schedule_info(schedule)
         if before.running_actions:
             return Running(self._handle(before.running_actions[-1]), started=False)
-        known = {_workflow_id(result.action) for result in before.recent_actions}
+        # Two runs of one second have one workflow ID: a Schedule appends the time to the second.
+        known = {_started(result.action).first_execution_run_id for result in before.recent_actions}
         await _answered(schedule.trigger())
         for _ in range(ANSWER_SECONDS * 20):
             started = [result.action for result in (await _schedule_info(schedule)).recent_actions]
-            new = [action for action in started if _workflow_id(action) not in known]
+            new = [action for action in started if _started(action).first_execution_run_id not in known]
             if new:
                 return Running(self._handle(new[-1]), started=True)
             await asyncio.sleep(0.05)
         raise OperationFailedError(f"Temporal took the request for {schedule_id}, but has not started it yet")
 
     def _handle(self, action: ScheduleActionExecution) -> WorkflowHandle[Any, Any]:
-        return self._client.get_workflow_handle(_workflow_id(action))
+        started = _started(action)
+        return self._client.get_workflow_handle(
+            started.workflow_id, first_execution_run_id=started.first_execution_run_id
+        )
 
 
 @asynccontextmanager
@@ -259,9 +263,9 @@ async def exports(config: Config) -> AsyncIterator[Exports]:
         store.close()
 
 
-def _workflow_id(action: ScheduleActionExecution) -> str:
+def _started(action: ScheduleActionExecution) -> ScheduleActionExecutionStartWorkflow:
     assert isinstance(action, ScheduleActionExecutionStartWorkflow)
-    return action.workflow_id
+    return action
 
 
 async def _blocked_text(described: WorkflowExecutionDescription) -> str | None:
