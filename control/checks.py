@@ -13,7 +13,7 @@ from crm_export.clients import Clients
 from crm_export.config import Config, Job
 from crm_export.errors import CrmError, StoreError
 from crm_export.model import ClosedBy, Refusal
-from crm_export.salesforce import Exchange, problems
+from crm_export.salesforce import Exchange, facts, problems
 from crm_export.store import Store
 
 
@@ -28,6 +28,7 @@ class Tried(BaseModel):
     code: str | None
     message: str | None
     hint: str | None
+    usual_cause: str | None
 
 
 async def check_job(config: Config, job: Job) -> list[str]:
@@ -82,7 +83,13 @@ def _tried(exchange: Exchange) -> Tried:
         code=refused.code if refused else None,
         message=refused.message if refused else None,
         hint=refused.hint if refused else None,
+        usual_cause=_usual_cause(refused.code) if refused else None,
     )
+
+
+def _usual_cause(code: str) -> str:
+    known = facts(code)
+    return f"{known.cause} (may heal by waiting)" if known.waits else known.cause
 
 
 @asynccontextmanager

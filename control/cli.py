@@ -229,7 +229,8 @@ def settings(
             _print_json(found)
         else:
             for name in names:
-                printing.settings(name, await facade.settings(name), await facade.changes(name))
+                calls, changes = await facade.calls_today(name), await facade.changes(name)
+                printing.settings(name, await facade.settings(name), calls, changes)
         return 0
 
     async def change(facade: Exports) -> int:

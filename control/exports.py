@@ -202,6 +202,10 @@ class Exports:
     async def settings(self, connection: str) -> Settings:
         return await _in_thread(self._store.settings.get, connection)
 
+    async def calls_today(self, connection: str) -> int:
+        """Calls of today's daily API limit that are spent, to within the lots that workers take."""
+        return await _in_thread(self._store.api_usage.used, connection)
+
     async def changes(self, connection: str) -> list[SettingChange]:
         return await _in_thread(self._store.settings.changes, connection)
 

@@ -88,13 +88,13 @@ def errors(found: Sequence[ExportError]) -> None:
         _console().print(f"{code}: {hint}")
 
 
-def settings(connection: str, now: Settings, changes: Sequence[SettingChange]) -> None:
+def settings(connection: str, now: Settings, calls_today: int, changes: Sequence[SettingChange]) -> None:
     console = _console()
     console.print(Text(connection, "bold"))
     console.print(f"  Export to CRM          {_on(now.export_enabled)}")
     if now.export_enabled:
         console.print(f"  Pause on export error  {_on(now.pause_on_error)}")
-    console.print(f"  Daily CRM API limit    {now.daily_api_limit:,}")
+    console.print(f"  Daily CRM API limit    {now.daily_api_limit:,} ({calls_today:,} used today)")
     for change in changes[:10]:
         console.print(f"  {_time(change.at)}  {change.setting}: {change.old} → {change.new}, by {change.by}")
 
@@ -122,7 +122,7 @@ def exchange(tried: Tried) -> None:
     if tried.response is not None:
         console.print(JSON.from_data(tried.response))
     if tried.code:
-        console.print(f"refused: {tried.code}: {tried.message}\nto do: {tried.hint}")
+        console.print(f"refused: {tried.code}: {tried.message}\nto do: {tried.hint}\nusual cause: {tried.usual_cause}")
     else:
         console.print("Salesforce took the record")
 

@@ -70,6 +70,7 @@ async def test_the_story_by_hand(crm_export: CommandLine, org: Org, source_file:
     tried = await crm_export("try", "accounts", "A017")
     assert tried.status == 1
     assert "refused: FIELD_CUSTOM_VALIDATION_EXCEPTION" in tried.out
+    assert "usual cause: a validation rule said no" in tried.out
     await org.drop("city")
     assert (await crm_export("try", "accounts", "A017", "--json")).json["status"] == 201
     done = await crm_export("reexport", "--wait")
@@ -133,6 +134,7 @@ async def test_export_to_crm_switched_off(crm_export: CommandLine) -> None:
         assert (refused.status, "switched off" in refused.err) == (1, True)
     shown = (await crm_export("settings")).out
     assert "Pause on export error" not in shown
+    assert "Daily CRM API limit    100,000 (0 used today)" in shown
     assert "export_enabled: on → off" in shown
 
 
