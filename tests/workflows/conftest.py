@@ -76,14 +76,18 @@ class Exporting:
             task_queue=self._task_queue,
         )
 
-    async def replay(self) -> None:
-        """Every history that the test has made must replay: the workflows are deterministic."""
+    async def replay(self) -> int:
+        """Replay every execution that has ended: the workflows are deterministic. Gives how many there were."""
         replayer = Replayer(
             workflows=worker.WORKFLOWS, workflow_runner=worker.SANDBOX, data_converter=pydantic_data_converter
         )
-        async for run in self.client.list_workflows(f'TaskQueue="{self._task_queue}"'):
+        ended = f'TaskQueue="{self._task_queue}" AND ExecutionStatus IN ("Completed", "ContinuedAsNew")'
+        # Not those under way: a history that is cut in the midst of a workflow task can keep the replayer waiting.
+        runs = [run async for run in self.client.list_workflows(ended)]
+        for run in runs:
             history = await self.client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()
             await replayer.replay_workflow(history)
+        return len(runs)
 
     @property
     def inbox(self) -> "WorkflowHandle[ExportErrors, None]":
@@ -176,7 +180,6 @@ async def exporting(
     exporting = Exporting(temporal, config, store, org, f"crm-export-test-{number}")
     async with exporting.worker():
         yield exporting
-        await exporting.replay()
         async for run in temporal.list_workflows(f'TaskQueue="crm-export-test-{number}" AND ExecutionStatus="Running"'):
             await temporal.get_workflow_handle(run.id).terminate()
     store.close()

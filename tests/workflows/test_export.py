@@ -271,6 +271,8 @@ async def test_long_runs_continue_as_new_and_lose_neither_setting_nor_count(
     assert await exporting.org.written() == [k for i, k in enumerate(keys) if i not in refused]
     runs = [r async for r in exporting.client.list_workflows(f'WorkflowId="{handle.id}"')]
     assert len(runs) >= 2
+    while await exporting.replay() < 2:
+        await asyncio.sleep(0.1)
 
 
 async def test_job_level_trouble_shows_as_blocked_writes_no_row_and_heals_by_itself(
