@@ -19,8 +19,9 @@ from activities.export_errors import ExportErrorsActivities
 from activities.reexport import ReexportActivities
 from activities.settings import SettingsActivities
 from activities.temporal import TASK_QUEUE, TemporalUnreachableError, connect
-from crm_export import config as configuration
+from crm_export import exports_yaml
 from crm_export.clients import Clients
+from crm_export.config import Config
 from crm_export.errors import ConfigError, StoreError
 from crm_export.log import configure
 from crm_export.store import Store
@@ -78,7 +79,7 @@ def build(client: Client, clients: Clients, task_queue: str = TASK_QUEUE) -> Wor
     )
 
 
-async def run(config: configuration.Config, stop: asyncio.Event) -> None:
+async def run(config: Config, stop: asyncio.Event) -> None:
     """Work until ``stop`` is set; then calls in flight end, and what they did is kept.
 
     A store that is not set up, or a server that is not up yet, is waited for.
@@ -122,7 +123,7 @@ def main(config_file: str | None = None) -> int:
     workflow.logger.workflow_info_on_message = False
     activity.logger.activity_info_on_message = False
     try:
-        config = configuration.load(configuration.find(config_file, os.environ), os.environ)
+        config = exports_yaml.load(exports_yaml.find(config_file, os.environ), os.environ)
     except ConfigError as error:
         print(f"crm-export: {error}", file=sys.stderr)
         return 2

@@ -9,9 +9,9 @@ from temporalio.service import RPCError
 
 from activities.endings import to_its_end, trouble, trouble_raised
 from activities.requests import ReexportPlan, ReexportRequest
+from crm_export.ahead import Source
 from crm_export.clients import Clients
 from crm_export.config import Job
-from crm_export.export import Source
 from crm_export.model import ReexportPage
 from crm_export.reexport import reexport_page
 

@@ -70,7 +70,7 @@ async def raw(config: Config) -> None:
     source, crm, position = clients.source(job), clients.crm("bench"), None
     while rows := await asyncio.to_thread(source.read, position, 2_000):
         for start in range(0, len(rows), job.batch_size):
-            values = [record.values for record in rows[start : start + job.batch_size]]
+            values = [record.body for record in rows[start : start + job.batch_size]]
             await crm.upsert(job.object, job.external_id, values, all_or_none=True)
         position = rows[-1].position
     await clients.close()
@@ -100,7 +100,7 @@ async def timed(work: Callable[[Config], Awaitable[None]], config: Config, recor
 def main() -> None:
     records = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
     latency = sys.argv[2] if len(sys.argv) > 2 else "0"
-    command = [sys.executable, "-m", "salesforce_simulator", "--latency", latency]
+    command = [sys.executable, "-m", "salesforce_simulator", "--fast", "--latency", latency]
     with (
         tempfile.TemporaryDirectory() as name,
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as simulator,

@@ -20,7 +20,7 @@ from control import printing
 from control.checks import check_job, try_record
 from control.exports import Exports, exports
 from control.setup import setup as set_up
-from crm_export import config as configuration
+from crm_export import exports_yaml
 from crm_export.config import Config, Job
 from crm_export.errors import ConfigError, CrmExportError
 
@@ -41,8 +41,8 @@ def _config(function: Callable[..., int]) -> Callable[..., Any]:
     @click.pass_obj
     @wraps(function)
     def command(file: str | None, /, *args: Any, config_file: str | None, **kwargs: Any) -> int:
-        path = configuration.find(config_file or file, os.environ)
-        return function(configuration.load(path, os.environ), *args, **kwargs)
+        path = exports_yaml.find(config_file or file, os.environ)
+        return function(exports_yaml.load(path, os.environ), *args, **kwargs)
 
     return command
 
@@ -305,8 +305,8 @@ def try_(config: Config, job: str, key: str, dry_run: bool, as_json: bool) -> in
 @click.pass_context
 def dev(context: click.Context, port: int, ui_port: int, config_file: str | None) -> int:
     """Run a Temporal server with its UI and a worker on this machine, until Ctrl-C."""
-    path = configuration.find(config_file or context.obj, os.environ)
-    return development.run(configuration.load(path, os.environ), path, port, ui_port)
+    path = exports_yaml.find(config_file or context.obj, os.environ)
+    return development.run(exports_yaml.load(path, os.environ), path, port, ui_port)
 
 
 @cli.command()

@@ -25,7 +25,7 @@ from control.dev import wait_for_stop
 from control.exports import Exports, exports
 from control.processes import Processes, free_port, temporal_command, worker_command
 from control.setup import setup
-from crm_export import config as configuration
+from crm_export import exports_yaml
 from crm_export.clients import Clients
 from crm_export.config import Config, Job
 from crm_export.errors import CrmExportError
@@ -134,7 +134,7 @@ def _set_stage(folder: Path, processes: Processes, *, script: bool) -> Stage:
     stage = Stage(
         folder=folder,
         config_file=config_file,
-        config=configuration.load(config_file, os.environ),
+        config=exports_yaml.load(config_file, os.environ),
         salesforce=salesforce,
         temporal_port=port,
         ui_port=ui_port,

@@ -63,6 +63,7 @@ class Clients:
                 connection.api_version,
                 connection.credentials(),
                 before_call=self._counted(name) if self._store else None,
+                most_calls=connection.concurrency,
                 **hurry,
             )
         return self._crms[name]

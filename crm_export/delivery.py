@@ -10,7 +10,7 @@ from typing import Protocol
 
 from crm_export.config import Job
 from crm_export.errors import CrmError
-from crm_export.model import Category, JsonValue, Record, Refusal, RolledBack, UpsertResult, Written
+from crm_export.model import Category, Record, Refusal, RolledBack, UpsertResult, Written
 from crm_export.salesforce import ObjectDescription, facts, unwritable
 
 
@@ -21,7 +21,7 @@ class Crm(Protocol):
         self,
         object_name: str,
         external_id: str,
-        records: Sequence[dict[str, JsonValue]],
+        records: Sequence[bytes],
         *,
         all_or_none: bool,
     ) -> list[UpsertResult]: ...
@@ -109,7 +109,7 @@ class Delivery:
         """Raises CrmError where the call's failure is no record's own, though the CRM says it record by record."""
         job = self._job
         results = await self._crm.upsert(
-            job.object, job.external_id, [dict(record.values) for record in records], all_or_none=all_or_none
+            job.object, job.external_id, [record.body for record in records], all_or_none=all_or_none
         )
         refusals = [result for result in results if isinstance(result, Refusal)]
         if not refusals and any(isinstance(result, RolledBack) for result in results):

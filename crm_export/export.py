@@ -7,27 +7,15 @@ what is complete: after a crash the next attempt begins where everything before 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
+from crm_export.ahead import Ahead, Batch, Source, Stretch
 from crm_export.config import Job
 from crm_export.delivery import Crm, Delivery, Stop
 from crm_export.errors import JobLevelError, StoreError
+from crm_export.journal import Journal
 from crm_export.model import JobTrouble, PageResult, Position, Record, Refusal
 from crm_export.store import RunLedger
-
-READ_ROWS = 2_000
-"""Rows a query; two such reads are in memory at most."""
-FIRST_KEYS = 10
-"""So many record keys name a page's refused records; the table has them all."""
-
-
-class Source(Protocol):
-    """What an export needs of a source; :class:`crm_export.sources.SourceReader` has it."""
-
-    def read(self, after: Position | None, limit: int) -> list[Record]: ...
-
-    def read_keys(self, keys: Sequence[str]) -> dict[str, Record]: ...
 
 
 async def export_page(
@@ -46,19 +34,12 @@ async def export_page(
     which is part of the result; a call in flight always ends first.
     """
     page = _Page(job, source, crm, ledger, seconds, should_stop, one_batch)
-    trouble: JobTrouble | None = None
-    try:
-        if ledger.held is None:
-            await page.export()
-    except (JobLevelError, StoreError) as error:
-        trouble = job_trouble(error)
-    finally:
-        await page.settle_all()
+    trouble = None if ledger.held else await page.export()
     return PageResult(
         position=ledger.position,
         counts=ledger.counts,
-        refused_by_code=page.refused_by_code,
-        first_keys=tuple(page.first_keys),
+        refused_by_code=page.journal.refused_by_code,
+        first_keys=tuple(page.journal.first_keys),
         held=ledger.held,
         trouble=trouble,
         finished=page.finished,
@@ -83,138 +64,143 @@ class _Page:
         should_stop: Callable[[], bool],
         one_batch: bool,
     ) -> None:
-        self._job = job
-        self._ledger = ledger
+        self._calls_at_once = 1 if one_batch else job.concurrency
+        self._ahead = Ahead(source, ledger.position, job, lanes=self._calls_at_once)
         self._delivery = Delivery(job, crm)
-        self._batches = _Batches(source, ledger.position, job.batch_size)
-        self._in_flight: deque[tuple[list[Record], asyncio.Task[dict[str, Refusal] | None]]] = deque()
+        self._stretches: deque[Stretch] = deque()
+        self._waiting: deque[Batch] = deque()
+        self._in_flight: dict[asyncio.Task[dict[str, Refusal] | None], Batch] = {}
         self._ends_at = time.monotonic() + seconds
         self._should_stop = should_stop
-        self._batches_left = 1 if one_batch else None
-        self.refused_by_code: dict[str, int] = {}
-        self.first_keys: list[str] = []
+        self._one_batch = one_batch
+        self._calls = 0
+        self.journal = Journal(ledger)
         self.finished = False
 
-    async def export(self) -> None:
+    async def export(self) -> JobTrouble | None:
+        """Export until the page ends; gives the job-level error that ended it, if one did."""
+        trouble: JobTrouble | None = None
+        try:
+            await self._export()
+        except (JobLevelError, StoreError) as error:
+            trouble = job_trouble(error)
+        finally:
+            # Once the page has ended, it writes nothing more.
+            await self._settle()
+            await self._ahead.close()
+            await self.journal.close()
+        try:
+            await self.journal.flush()
+        except StoreError as error:
+            trouble = trouble or job_trouble(error)
+        return trouble
+
+    async def _export(self) -> None:
         while True:
             await self._start_calls()
             if not self._in_flight:
-                self.finished = self._batches.exhausted
+                self.finished = self._ahead.exhausted and not self._stretches
                 return
-            batch, call = self._in_flight[0]
-            refused = await call
-            self._in_flight.popleft()
-            if refused is not None:
-                await self._advance(batch, refused)
-            elif not await self._up_to_refused(batch):
+            done, _ = await asyncio.wait(
+                self._in_flight, timeout=self.journal.seconds_until_due, return_when=asyncio.FIRST_COMPLETED
+            )
+            wrote = [self._complete(call) for call in done]
+            if not all(wrote) and not await self._up_to_refused():
                 return
-
-    async def settle_all(self) -> None:
-        """Wait for what is still in flight: once the page has ended, it writes nothing more."""
-        while self._in_flight:
-            _, call = self._in_flight.popleft()
-            await asyncio.wait([call])
-            if not call.cancelled():
-                call.exception()
-        await self._batches.close()
 
     async def _start_calls(self) -> None:
-        while len(self._in_flight) < self._job.concurrency and not self._must_end():
-            batch = await self._batches.next()
-            if not batch:
+        """Start calls in the source's order, as many as may be in flight behind the first that is not complete."""
+        await self.journal.keep_up()
+        while self._begun < self._calls_at_once and not self._must_end():
+            if not self._waiting:
+                stretch = await self._ahead.next(self._delivery.call_size)
+                if stretch is None:
+                    return
+                self._stretches.append(stretch)
+                self._waiting.extend(stretch.batches)
+                await self.journal.keep_up()
+            lane = self._waiting[0].lane
+            if lane is not None and any(batch.lane == lane for batch in self._in_flight.values()):
                 return
-            if self._batches_left is not None:
-                self._batches_left -= 1
-            self._in_flight.append((batch, asyncio.create_task(self._send(batch))))
-
-    def _must_end(self) -> bool:
-        return self._batches_left == 0 or time.monotonic() >= self._ends_at or self._should_stop()
-
-    async def _send(self, batch: list[Record]) -> dict[str, Refusal] | None:
-        """What was refused and left out; None when nothing was written, since a record may have to be held."""
-        if not self._ledger.pause_on_error:
-            return await self._delivery.leaving_out(batch)
-        if len(batch) > self._delivery.call_size:
-            return None
-        return {} if await self._delivery.all_at_once(batch) else None
-
-    async def _up_to_refused(self, batch: list[Record]) -> bool:
-        """Write the batch up to its first refused record and hold there; True when nothing had to be held after all.
-
-        No other call is started meanwhile. Batches behind this one that were in flight may have landed or not: they
-        are sent again afterwards, which an upsert by external ID allows.
-        """
-        behind = [records for records, _ in self._in_flight]
-        while self._in_flight:
-            _, call = self._in_flight.popleft()
-            await asyncio.wait([call])
-            call.exception()
-        while batch:
-            if not await asyncio.to_thread(self._ledger.read_pause_on_error):
-                await self._advance(batch, await self._delivery.leaving_out(batch))
-                break
-            part = await self._delivery.next_part(batch)
-            if isinstance(part, Stop):
-                return await self._hold(batch[part.index], part.refusal)
-            await self._advance(batch[:part], {})
-            batch = batch[part:]
-        self._batches.put_back(behind)
-        return True
-
-    async def _hold(self, record: Record, refusal: Refusal) -> bool:
-        held = await asyncio.to_thread(self._ledger.hold, record.key, record.position, refusal)
-        self._count({held.record_key: refusal})
-        return False
-
-    async def _advance(self, batch: list[Record], refused: dict[str, Refusal]) -> None:
-        exported = [record.key for record in batch if record.key not in refused]
-        await asyncio.to_thread(self._ledger.advance, batch[-1].position, exported=exported, refused=refused)
-        self._count(refused)
-
-    def _count(self, refused: dict[str, Refusal]) -> None:
-        for key, refusal in refused.items():
-            self.refused_by_code[refusal.code] = self.refused_by_code.get(refusal.code, 0) + 1
-            if len(self.first_keys) < FIRST_KEYS:
-                self.first_keys.append(key)
-
-
-class _Batches:
-    """The source's records from a position on, cut into batches, one read ahead of what is asked for."""
-
-    def __init__(self, source: Source, after: Position | None, size: int) -> None:
-        self._source = source
-        self._after = after
-        self._size = size
-        self._ready: deque[list[Record]] = deque()
-        self._reading: asyncio.Task[list[Record]] | None = None
-        self._at_end = False
+            self._calls += 1
+            batch = self._waiting.popleft()
+            self._in_flight[asyncio.create_task(self._send(batch))] = batch
 
     @property
-    def exhausted(self) -> bool:
-        return self._at_end and not self._ready
+    def _begun(self) -> int:
+        return sum(len(stretch.batches) for stretch in self._stretches) - len(self._waiting)
 
-    async def next(self) -> list[Record]:
-        """The next batch; empty at the source's end."""
-        if not self._ready and not self._at_end:
-            rows = await (self._reading or self._read())
-            self._reading = None
-            self._ready.extend(rows[start : start + self._size] for start in range(0, len(rows), self._size))
-            self._at_end = len(rows) < READ_ROWS
-            if rows and not self._at_end:
-                self._after = rows[-1].position
-                self._reading = asyncio.create_task(self._read())
-        return self._ready.popleft() if self._ready else []
+    def _must_end(self) -> bool:
+        if self._one_batch and self._calls:
+            return True
+        return time.monotonic() >= self._ends_at or self._should_stop()
 
-    def put_back(self, batches: list[list[Record]]) -> None:
-        self._ready.extendleft(reversed(batches))
+    async def _send(self, batch: Batch) -> dict[str, Refusal] | None:
+        """What was refused and left out; None when nothing was written, since a record may have to be held."""
+        if not await self.journal.pause_on_error():
+            return await self._delivery.leaving_out(batch.records)
+        if len(batch.records) > self._delivery.call_size:
+            return None
+        return {} if await self._delivery.all_at_once(batch.records) else None
 
-    async def close(self) -> None:
-        if self._reading is not None:
-            await asyncio.wait([self._reading])
-            self._reading.exception()
+    def _complete(self, call: asyncio.Task[dict[str, Refusal] | None]) -> bool:
+        """Note what an ended call wrote; False when it wrote nothing. Raises what the call raised."""
+        batch = self._in_flight.pop(call)
+        batch.refused = call.result()
+        if batch.refused is None:
+            return False
+        while self._stretches and self._stretches[0].complete:
+            stretch = self._stretches.popleft()
+            self.journal.add(stretch.records, stretch.refused)
+        return True
 
-    async def _read(self) -> list[Record]:
-        return await asyncio.to_thread(self._source.read, self._after, READ_ROWS)
+    async def _settle(self) -> None:
+        """Wait for what is still in flight."""
+        while self._in_flight:
+            done, _ = await asyncio.wait(self._in_flight)
+            for call in done:
+                if call.exception() is None:
+                    self._complete(call)
+                else:
+                    del self._in_flight[call]
+
+    async def _up_to_refused(self) -> bool:
+        """Write, in the source's order and with no other call in flight, what is left of the stretches that were begun,
+        up to the first refused record, and hold there; True when nothing had to be held after all.
+
+        Calls that were in flight behind that record may have landed; no new one is started.
+        """
+        await self._settle()
+        self._waiting.clear()
+        while self._stretches:
+            if not await self._stretch_up_to_refused(self._stretches[0]):
+                return False
+            self._stretches.popleft()
+        return True
+
+    async def _stretch_up_to_refused(self, stretch: Stretch) -> bool:
+        records, left_out = stretch.records, stretch.refused
+        to_write = stretch.incomplete_records
+        while to_write:
+            await self.journal.keep_up()
+            if not await self.journal.pause_on_error(exactly=True):
+                left_out |= await self._delivery.leaving_out(to_write)
+                break
+            part = await self._delivery.next_part(to_write)
+            to_here = records.index(to_write[part.index if isinstance(part, Stop) else part - 1])
+            if isinstance(part, Stop):
+                self._add(records[:to_here], left_out)
+                await self.journal.hold(records[to_here], part.refusal)
+                return False
+            self._add(records[: to_here + 1], left_out)
+            records, to_write = records[to_here + 1 :], to_write[part:]
+        self._add(records, left_out)
+        return True
+
+    def _add(self, records: list[Record], left_out: dict[str, Refusal]) -> None:
+        if records:
+            of_these = {record.key: left_out[record.key] for record in records if record.key in left_out}
+            self.journal.add(records, of_these)
 
 
 def first_position(

@@ -2,9 +2,9 @@
 
 import asyncio
 
+from crm_export.ahead import Source
 from crm_export.config import Job
 from crm_export.delivery import Crm, Delivery
-from crm_export.export import Source
 from crm_export.model import ClosedBy, HeldFate, Record, Refusal
 from crm_export.store import RunLedger
 
@@ -28,7 +28,7 @@ async def export_held_record(job: Job, source: Source, crm: Crm, ledger: RunLedg
         record = (await asyncio.to_thread(source.read_keys, [key])).get(key)
         if record is None and written is None:
             return await _let_go(ledger, ClosedBy.GONE)
-        if record is None or (written is not None and record.values == written.values):
+        if record is None or (written is not None and record.body == written.body):
             break
         refused = await delivery.leaving_out([record])
         if key in refused:

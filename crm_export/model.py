@@ -5,7 +5,6 @@ record's values. :class:`Record`, which does hold values, is a plain dataclass s
 by accident: it lives and dies inside an activity.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -13,6 +12,7 @@ from enum import StrEnum
 from typing import Literal, Self
 from uuid import UUID
 
+import orjson
 from pydantic import BaseModel, ConfigDict
 
 JsonValue = str | int | float | bool | None | dict[str, "JsonValue"] | list["JsonValue"]
@@ -115,14 +115,22 @@ class Record:
     """One source row, ready to send.
 
     ``key`` is the record key as text; ``order`` is the row's (cursor value, key), or (key,) without a cursor;
-    ``values`` maps CRM fields to what is sent, the external ID field included. ``unsendable`` is set, and ``values``
-    is not to be sent, when a value has no form in Salesforce's JSON (bytes, NaN).
+    ``body`` is a JSON object of CRM fields and what is sent, the external ID field included, encoded once.
+    ``partition`` is the value of the job's ``partition_by``, as text. ``unsendable`` is set, and ``body`` is not to be
+    sent, when a value has no form in Salesforce's JSON (bytes, NaN).
     """
 
     key: str
     order: tuple[OrderPython, ...]
-    values: Mapping[str, JsonValue]
+    body: bytes
     unsendable: Refusal | None = None
+    partition: str | None = None
+
+    @property
+    def values(self) -> dict[str, JsonValue]:
+        """``body``, decoded."""
+        values: dict[str, JsonValue] = orjson.loads(self.body)
+        return values
 
     @property
     def position(self) -> Position:

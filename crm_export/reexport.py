@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
+from crm_export.ahead import Source
 from crm_export.config import Job
 from crm_export.delivery import Crm, Delivery
 from crm_export.errors import CrmError, JobLevelError, SourceError, StoreError
-from crm_export.export import Source, job_trouble
+from crm_export.export import job_trouble
 from crm_export.model import Category, ErrorState, ExportError, Record, ReexportPage, Refusal
 from crm_export.salesforce import MOST_RECORDS, facts
 from crm_export.store import Store
@@ -105,7 +106,7 @@ async def _export_again(
         sent = {record.key: record for record in to_send}
         refused = {key: reason for key, reason in refused.items() if key not in sent} | refused_now
         now = await asyncio.to_thread(source.read_keys, list(sent))
-        to_send = [record for key, record in now.items() if record.values != sent[key].values]
+        to_send = [record for key, record in now.items() if record.body != sent[key].body]
     exported = [key for key in records if key not in refused]
     return exported, gone, refused
 

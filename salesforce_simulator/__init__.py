@@ -9,7 +9,8 @@ Beside the API it has controls under ``/simulator``, for tests and demos, which 
   as JSON, ``DELETE /simulator/rules/NAME``: what the org refuses, switched on and off while it runs
 - ``POST /simulator/expire-sessions``: every session ends now
 - ``GET /simulator/audit?since=SEQ``: each record written, in order: ``{"seq", "call", "object", "key", "created"}``
-- ``GET /simulator/calls``: each call: ``{"call", "method", "path", "status", "records", "all_or_none", "refused"}``
+- ``GET /simulator/calls``: each call: ``{"call", "at", "method", "path", "status", "records", "all_or_none",
+  "refused"}``, ``at`` in seconds since 1970
 - ``GET /simulator/records/OBJECT``: every record by its external ID; ``?field=`` names the field it is keyed by
 - ``DELETE /simulator/records``: an empty org, and an empty audit
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 import uvicorn
 
 from salesforce_simulator.app import Simulator, dropping_connections
+from salesforce_simulator.fast import App, FastPath
 from salesforce_simulator.oauth import OAuth
 
 
@@ -19,21 +20,23 @@ def main() -> None:
     parser.add_argument("--client-secret", default="demo", help="and its secret (default demo)")
     parser.add_argument("--public-key", type=Path, help="PEM file that checks JWT bearer assertions")
     parser.add_argument("--latency", type=float, default=0, help="seconds that each answer takes (default 0)")
+    parser.add_argument("--fast", action="store_true", help="keep what is sent and check nothing: for measurements")
     given = parser.parse_args()
     oauth = OAuth(
         client_id=given.client_id,
         client_secret=given.client_secret,
         public_key=given.public_key.read_text() if given.public_key else None,
     )
-    asyncio.run(_serve(Simulator(oauth, given.latency), given.host, given.port))
+    app: App = dropping_connections(Simulator(oauth, given.latency).app())
+    asyncio.run(_serve(FastPath(app, given.latency) if given.fast else app, given.host, given.port))
 
 
-async def _serve(simulator: Simulator, host: str, port: int) -> None:
+async def _serve(app: App, host: str, port: int) -> None:
     # With its protocol named: asyncio switches Nagle's algorithm off only then, and an answer would wait for 40 ms.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((host, port))
-    config = uvicorn.Config(dropping_connections(simulator.app()), log_level="warning", lifespan="off")
+    config = uvicorn.Config(app, log_level="warning", lifespan="off")
     print(f"listening on http://{host}:{listening.getsockname()[1]}", flush=True)
     await uvicorn.Server(config).serve(sockets=[listening])
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -70,7 +71,12 @@ class Simulator:
         return _json([{"label": "Spring '26", "url": "/services/data/v66.0", "version": "66.0"}])
 
     async def api(self, request: Request) -> Response:
-        call: dict[str, Any] = {"call": len(self.calls) + 1, "method": request.method, "path": request.url.path}
+        call: dict[str, Any] = {
+            "call": len(self.calls) + 1,
+            "at": time.time(),
+            "method": request.method,
+            "path": request.url.path,
+        }
         body = await request.body()
         try:
             response = await self._answer(request, body, call)

@@ -73,15 +73,18 @@ class Salesforce:
         credentials: Credentials,
         *,
         before_call: Callable[[], Awaitable[None]] | None = None,
+        most_calls: int = 25,
         connect_seconds: float = 10,
         read_seconds: float = LONGEST_CALL,
         quick_retries: Sequence[float] = QUICK_RETRIES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """``before_call`` is awaited before each call but the sign-in, and may raise CrmError to prevent it."""
+        """``before_call`` is awaited before each call but the sign-in, and may raise CrmError to prevent it.
+        ``most_calls`` may be in flight at once; others wait in the order in which they came."""
         if not is_safe_url(login_url):
             raise CrmError("CONNECTION_FAILED", f"{login_url} is not https: credentials would travel in the clear")
-        limits = httpx.Limits(max_connections=50, max_keepalive_connections=25)
+        # The sign-in may need a connection while every slot is taken.
+        limits = httpx.Limits(max_connections=most_calls + 1, max_keepalive_connections=most_calls + 1)
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(read_seconds, connect=connect_seconds),
             transport=transport or httpx.AsyncHTTPTransport(limits=limits, socket_options=_KEEP_ALIVE),
@@ -90,6 +93,7 @@ class Salesforce:
         self._host = urlsplit(login_url).netloc
         self._base = f"/services/data/v{api_version}"
         self._before_call = before_call
+        self._slots = asyncio.Semaphore(most_calls)
         self._quick_retries = quick_retries
         self.api_usage: ApiUsage | None = None
         """As of the last answer; None before the first."""
@@ -101,11 +105,11 @@ class Salesforce:
         self,
         object_name: str,
         external_id: str,
-        records: Sequence[Mapping[str, JsonValue]],
+        records: Sequence[bytes],
         *,
         all_or_none: bool,
     ) -> list[UpsertResult]:
-        """Upsert up to 200 records in one call; what became of each, in their order.
+        """Upsert up to 200 records, each a JSON object, in one call; what became of each, in their order.
 
         With ``all_or_none`` and any refusal nothing is written. Raises CrmError where no single record is the cause.
         """
@@ -124,24 +128,19 @@ class Salesforce:
         return results
 
     async def _upsert(
-        self, object_name: str, external_id: str, records: Sequence[Mapping[str, JsonValue]], all_or_none: bool
+        self, object_name: str, external_id: str, records: Sequence[bytes], all_or_none: bool
     ) -> list[UpsertResult]:
-        attributes = {"type": object_name}
-        body = {
-            "allOrNone": all_or_none,
-            "records": [{"attributes": attributes, **record} for record in records],
-        }
         path = f"{self._base}/composite/sobjects/{quote(object_name, safe='')}/{quote(external_id, safe='')}"
-        answer = await self._call("PATCH", path, body)
+        answer = await self._call("PATCH", path, _collection(object_name, records, all_or_none))
         if not isinstance(answer, list) or len(answer) != len(records):
             raise self._unexpected("an answer that does not match the records sent")
         results = [self._result(item, record, external_id) for item, record in zip(answer, records, strict=True)]
-        if all_or_none and any(isinstance(result, Refusal | RolledBack) for result in results):
+        if all_or_none and any(type(result) is not Written for result in results):
             # Whatever a neighbour's line says, nothing of such a call is kept.
             return [RolledBack() if isinstance(result, Written) else result for result in results]
         return results
 
-    def _result(self, item: Any, record: Mapping[str, JsonValue], external_id: str) -> UpsertResult:
+    def _result(self, item: Any, record: bytes, external_id: str) -> UpsertResult:
         if not isinstance(item, dict) or not isinstance(item.get("success"), bool):
             raise self._unexpected("a record's answer of unknown shape")
         if item["success"]:
@@ -153,7 +152,7 @@ class Salesforce:
         code = str(error.get("statusCode") or error.get("errorCode") or "UNKNOWN_EXCEPTION")
         if code == ROLLED_BACK:
             return RolledBack()
-        return self._refused(code, error, record, external_id)
+        return self._refused(code, error, orjson.loads(record), external_id)
 
     def _refused(
         self, code: str, error: Mapping[str, Any], record: Mapping[str, JsonValue], external_id: str
@@ -175,7 +174,7 @@ class Salesforce:
         Raises CrmError where the record is not the cause.
         """
         prepared = self.prepared(object_name, external_id, key, record)
-        response = await self._response("PATCH", prepared.path, prepared.body)
+        response = await self._response("PATCH", prepared.path, orjson.dumps(prepared.body))
         answer = _json(response)
         result: UpsertResult
         if response.is_success:
@@ -234,8 +233,8 @@ class Salesforce:
                 return
             path = answer["nextRecordsUrl"]
 
-    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        response = await self._response(method, path, body)
+    async def _call(self, method: str, path: str, content: bytes | None = None) -> Any:
+        response = await self._response(method, path, content)
         answer = _json(response)
         if not response.is_success:
             raise self._call_failed(response, answer)
@@ -243,9 +242,8 @@ class Salesforce:
             raise self._unexpected(f"an answer that is not JSON ({response.headers.get('content-type', 'no type')})")
         return answer
 
-    async def _response(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+    async def _response(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
         """One call, tried again quickly after a lost connection or a 503: an upsert by external ID may be repeated."""
-        content = None if body is None else orjson.dumps(body)
         for wait in (*self._quick_retries, None):
             try:
                 response = await self._send(method, path, content)
@@ -262,16 +260,17 @@ class Salesforce:
         raise AssertionError("unreachable")
 
     async def _send(self, method: str, path: str, content: bytes | None) -> httpx.Response:
-        session = await self._auth.session()
-        if self._before_call is not None:
-            await self._before_call()
-        response = await self._client.request(
-            method,
-            f"{session.instance_url}{path}",
-            content=content,
-            headers={"Content-Type": "application/json"} if content is not None else None,
-            auth=self._auth,
-        )
+        async with self._slots:
+            session = await self._auth.session()
+            if self._before_call is not None:
+                await self._before_call()
+            response = await self._client.request(
+                method,
+                f"{session.instance_url}{path}",
+                content=content,
+                headers={"Content-Type": "application/json"} if content is not None else None,
+                auth=self._auth,
+            )
         if match := _LIMIT_INFO.search(response.headers.get("Sforce-Limit-Info", "")):
             self.api_usage = ApiUsage(int(match[1]), int(match[2]))
         return response
@@ -286,6 +285,13 @@ class Salesforce:
 
     def _unexpected(self, what: str) -> CrmError:
         return call_error(0, "UNEXPECTED_ANSWER", f"{self._host} gave {what}")
+
+
+def _collection(object_name: str, records: Sequence[bytes], all_or_none: bool) -> bytes:
+    """The body of an sObject Collections call, from records that are encoded already."""
+    attributes = b'{"attributes":%b,' % orjson.dumps({"type": object_name})
+    joined = b",".join(attributes + record[1:] for record in records)
+    return b'{"allOrNone":%b,"records":[%b]}' % (b"true" if all_or_none else b"false", joined)
 
 
 def _json(response: httpx.Response) -> Any:

@@ -4,7 +4,7 @@ A value without such a form gives an :class:`UnsendableValueError`, whose messag
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -24,8 +24,11 @@ class UnsendableValueError(ValueError):
 def to_json(value: Any) -> JsonValue:
     """A value as its Python type says."""
     match value:
-        case None | bool() | int():
+        case None | bool():
             return value
+        case int():
+            # Beyond 64 bits the digits go as text, which Salesforce takes for number fields too.
+            return value if -(2**63) <= value < 2**63 else str(value)
         case str():
             return _text(value)
         case float():
@@ -89,6 +92,38 @@ def converter(declared: TypeEngine[Any] | None) -> Callable[[Any], JsonValue]:
         case Numeric():
             return lambda value: to_json(_as_decimal(value))
     return to_json
+
+
+def column_converter(declared: TypeEngine[Any] | None) -> Callable[[Sequence[Any]], Sequence[JsonValue]]:
+    """How to convert many values of a column at once: those whose types say that they may be sent as they are, are.
+
+    What only the encoded text shows (a lone surrogate, a NUL) is left to the caller.
+    """
+    one = converter(declared)
+    as_they_are = _sent_as_they_are(declared)
+
+    def convert(values: Sequence[Any]) -> Sequence[JsonValue]:
+        types = set(map(type, values))
+        if types <= as_they_are and (float not in types or all(map(_is_finite, values))):
+            return values
+        return [one(value) for value in values]
+
+    return convert
+
+
+def _sent_as_they_are(declared: TypeEngine[Any] | None) -> set[type]:
+    match declared:
+        case DateTime() | Date():
+            return {type(None)}
+        case Boolean():
+            return {type(None), bool}
+        case Numeric():
+            return {type(None), int, float}
+    return {type(None), bool, int, float, str}
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) is not float or math.isfinite(value)
 
 
 def _as_datetime(value: Any) -> Any:

@@ -200,8 +200,9 @@ class RunLedger:
             self.pause_on_error = pause_on_error(connection, self.run.connection, row.pause_on_error)
         return self.pause_on_error
 
-    def advance(self, position: Position, *, exported: Sequence[str], refused: Mapping[str, Refusal]) -> None:
-        """Move behind ``position``: what was exported closes its open errors, what was refused is left out."""
+    def advance(self, position: Position | None, *, exported: Sequence[str], refused: Mapping[str, Refusal]) -> None:
+        """Move behind ``position``: what was exported closes its open errors, what was refused is left out. None moves
+        nothing, and asks whether the run is this attempt's still."""
         counts = self.counts.model_copy(
             update={
                 "exported": self.counts.exported + len(exported),
@@ -209,10 +210,13 @@ class RunLedger:
             }
         )
         with self._database.write() as connection:
-            self._move(connection, counts, position=_json(position))
-            self._errors.close(connection, self.run.connection, self.run.job, exported, ClosedBy.EXPORT)
-            self._errors.add(connection, self.run, self.object, refused, ErrorState.OPEN)
-        self.position = position
+            if position is None:
+                self._move(connection, counts)
+            else:
+                self._move(connection, counts, position=_json(position))
+                self._errors.close(connection, self.run.connection, self.run.job, exported, ClosedBy.EXPORT)
+                self._errors.add(connection, self.run, self.object, refused, ErrorState.OPEN)
+        self.position = position or self.position
 
     def hold(self, record_key: str, held_position: Position, refusal: Refusal) -> HeldRecord:
         """Stay before the record and write its error, as held."""

@@ -6,7 +6,7 @@ import pytest
 from temporalio.client import Client
 
 from control.exports import Exports
-from crm_export import config as configuration
+from crm_export import exports_yaml
 from crm_export.store import Store
 from tests.control.conftest import CommandLine
 
@@ -14,7 +14,7 @@ from tests.control.conftest import CommandLine
 @pytest.mark.usefixtures("worker")
 async def test_runs_of_one_second_are_told_apart(crm_export: CommandLine, temporal: Client) -> None:
     # A Schedule names its runs by the second.
-    config = configuration.load(crm_export.file, os.environ)
+    config = exports_yaml.load(crm_export.file, os.environ)
     store = Store(config.store)
     facade = Exports(config, temporal, store)
     runs = set()

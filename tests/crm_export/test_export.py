@@ -1,9 +1,10 @@
 """The heart against a model of ten lines: whatever the CRM refuses, the page does what the contract says."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import orjson
 import pytest
 
 from crm_export.config import Job
@@ -11,7 +12,6 @@ from crm_export.export import export_page
 from crm_export.held import export_held_record
 from crm_export.model import (
     HeldFate,
-    JsonValue,
     PageResult,
     Position,
     Record,
@@ -42,7 +42,7 @@ class FakeSource:
         return {key: self._record(key) for key in keys if key in self.keys}
 
     def _record(self, key: str) -> Record:
-        return Record(key, (key,), {"Key__c": key})
+        return Record(key, (key,), orjson.dumps({"Key__c": key}))
 
 
 class FakeCrm:
@@ -54,10 +54,10 @@ class FakeCrm:
         self.calls = 0
 
     async def upsert(
-        self, object_name: str, external_id: str, records: Sequence[Mapping[str, JsonValue]], *, all_or_none: bool
+        self, object_name: str, external_id: str, records: Sequence[bytes], *, all_or_none: bool
     ) -> list[UpsertResult]:
         self.calls += 1
-        keys = [str(record["Key__c"]) for record in records]
+        keys = [str(orjson.loads(record)["Key__c"]) for record in records]
         alone: dict[str, Refusal] = {key: Refusal(code="STRING_TOO_LONG", message="no") for key in self.bad}
         if len(keys) > self.limit or any(key in self.toxic and key not in alone for key in keys):
             threw = Refusal(code="CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", message="threw")

@@ -14,7 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from control.exports import Exports
 from control.setup import setup
-from crm_export import config as configuration
+from crm_export import exports_yaml
 from crm_export.store import Store
 from tests.parts import NO_CITY, Org, put_airports
 from tests.workflows.test_export import airports
@@ -61,7 +61,7 @@ async def test_killed_workers_lose_nothing(
         monkeypatch.setenv("STORE", request.getfixturevalue("postgresql_url"))
     file.write_text(CONFIG.format(folder=tmp_path, url=org.url, store=stores[kind], connection=f"crash-{kind}"))
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal.service_client.config.target_host)
-    config = configuration.load(file, os.environ)
+    config = exports_yaml.load(file, os.environ)
     connection = f"crash-{kind}"
     async for _ in setup(config):
         pass

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import jwt
+import orjson
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -38,7 +39,7 @@ async def client(answer: Answer, sign_in: Answer = token, credentials: Credentia
 
 async def upsert(answer: Answer, *keys: str, all_or_none: bool = False, sign_in: Answer = token) -> list[Any]:
     async with client(answer, sign_in) as salesforce:
-        records = [{"Key__c": key, "Name": f"Name of {key}"} for key in keys]
+        records = [orjson.dumps({"Key__c": key, "Name": f"Name of {key}"}) for key in keys]
         return list(await salesforce.upsert("Account", "Key__c", records, all_or_none=all_or_none))
 
 
@@ -66,7 +67,7 @@ async def test_the_call_is_as_documented() -> None:
         return httpx.Response(200, json=[ok("a")], headers={"Sforce-Limit-Info": "api-usage=7/100"})
 
     async with client(answer) as salesforce:
-        await salesforce.upsert("Account", "Key__c", [{"Key__c": "a"}], all_or_none=True)
+        await salesforce.upsert("Account", "Key__c", [b'{"Key__c":"a"}'], all_or_none=True)
         assert salesforce.api_usage is not None
         assert (salesforce.api_usage.used, salesforce.api_usage.maximum) == (7, 100)
     [request] = seen

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crm_export import config as configuration
+from crm_export import exports_yaml
 from crm_export.config import Config
 from crm_export.errors import ConfigError
 
@@ -44,7 +44,7 @@ ENVIRON = {"CLIENT_ID": "the-id"}
 def load(tmp_path: Path, text: str = GOOD, environ: dict[str, str] | None = None) -> Config:
     file = tmp_path / "exports.yaml"
     file.write_text(text, encoding="utf-8")
-    return configuration.load(file, ENVIRON if environ is None else environ)
+    return exports_yaml.load(file, ENVIRON if environ is None else environ)
 
 
 def test_it_is_read_with_the_environment_and_the_defaults(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_no_secret_shows_in_its_repr(tmp_path: Path) -> None:
 def test_the_example_is_valid() -> None:
     names = set(re.findall(r"\$\{(\w+)\}", Path("exports.example.yaml").read_text()))
     environ = {name: "sqlite:///x.db" if name.endswith("URL") else "x" for name in names}
-    assert configuration.load(Path("exports.example.yaml"), environ).jobs
+    assert exports_yaml.load(Path("exports.example.yaml"), environ).jobs
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_http_is_for_this_machine_alone(tmp_path: Path) -> None:
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"copy exports\.example\.yaml"):
-        configuration.load(tmp_path / "none.yaml", {})
+        exports_yaml.load(tmp_path / "none.yaml", {})
 
 
 def test_which_file_is_read() -> None:
-    assert configuration.find("a.yaml", {"CRM_EXPORT_CONFIG": "b.yaml"}) == Path("a.yaml")
-    assert configuration.find(None, {"CRM_EXPORT_CONFIG": "b.yaml"}) == Path("b.yaml")
-    assert configuration.find(None, {}) == Path("exports.yaml")
+    assert exports_yaml.find("a.yaml", {"CRM_EXPORT_CONFIG": "b.yaml"}) == Path("a.yaml")
+    assert exports_yaml.find(None, {"CRM_EXPORT_CONFIG": "b.yaml"}) == Path("b.yaml")
+    assert exports_yaml.find(None, {}) == Path("exports.yaml")
