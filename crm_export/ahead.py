@@ -77,6 +77,7 @@ class Ahead:
         self._ready: deque[Record] = deque()
         self._reading: asyncio.Task[list[Record]] | None = None
         self._at_end = False
+        self._largest = 1
 
     @property
     def exhausted(self) -> bool:
@@ -98,10 +99,10 @@ class Ahead:
         self._reading = None
         self._at_end = len(rows) < self._rows
         self._ready.extend(rows)
+        self._largest = max([self._largest, *(len(record.body) for record in rows)])
         if rows and not self._at_end:
             self._after = rows[-1].position
-            bytes_a_row = sum(len(record.body) for record in rows) // len(rows)
-            self._rows = max(self._size, min(MOST_ROWS, _MOST_READ_BYTES // max(bytes_a_row, 1)))
+            self._rows = max(self._size, min(MOST_ROWS, _MOST_READ_BYTES // self._largest))
             self._reading = self._start_reading()
 
     def _start_reading(self) -> asyncio.Task[list[Record]]:
@@ -109,6 +110,9 @@ class Ahead:
 
     def _cut(self, size: int) -> Stretch:
         """As far as no lane has more than one call takes."""
+        if self._lanes == 1 and self._largest * size <= MOST_BYTES:
+            together = [self._ready.popleft() for _ in range(min(size, len(self._ready)))]
+            return Stretch(together, [Batch(together)])
         records: list[Record] = []
         batches: dict[int | None, Batch] = {}
         room: dict[int | None, int] = {}

@@ -69,8 +69,11 @@ class Clients:
         return self._crms[name]
 
     def _counted(self, name: str) -> Callable[[], Awaitable[None]]:
+        usage = self.store.api_usage
+
         async def before_call() -> None:
-            await asyncio.to_thread(self.store.api_usage.spend, name)
+            if not usage.spend_taken(name):
+                await asyncio.to_thread(usage.spend, name)
 
         return before_call
 

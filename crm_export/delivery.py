@@ -50,7 +50,7 @@ class Delivery:
         """One all-or-none call. True: every record is in the CRM. False: none is, because of a refused one."""
         if any(record.unsendable for record in records):
             return False
-        return all(isinstance(result, Written) for result in await self._call(records, all_or_none=True))
+        return _all_written(await self._call(records, all_or_none=True))
 
     async def next_part(self, records: Sequence[Record]) -> int | Stop:
         """Write the longest part from the start that all-or-none calls find; gives its length, at least one.
@@ -111,6 +111,8 @@ class Delivery:
         results = await self._crm.upsert(
             job.object, job.external_id, [record.body for record in records], all_or_none=all_or_none
         )
+        if _all_written(results):
+            return results
         refusals = [result for result in results if isinstance(result, Refusal)]
         if not refusals and any(isinstance(result, RolledBack) for result in results):
             raise CrmError("UNEXPECTED_ANSWER", f"Salesforce wrote no {job.object} record and named no error")
@@ -124,3 +126,7 @@ class Delivery:
         missing = unwritable(await self._crm.describe(job.object), job.external_id, list(job.fields))
         if missing is not None:
             raise missing
+
+
+def _all_written(results: Sequence[UpsertResult]) -> bool:
+    return {type(result) for result in results} <= {Written}

@@ -39,10 +39,10 @@ class Journal:
     def add(self, records: Sequence[Record], refused: Mapping[str, Refusal]) -> None:
         """These, the next ones of the source, are in the CRM, but for the refused ones, which are left out."""
         if refused:
-            self._exported.extend(record.key for record in records if record.key not in refused)
+            self._exported += [record.key for record in records if record.key not in refused]
             self._refused.update(refused)
         else:
-            self._exported.extend(record.key for record in records)
+            self._exported += [record.key for record in records]
         self._last = records[-1]
 
     @property

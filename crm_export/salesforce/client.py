@@ -135,7 +135,7 @@ class Salesforce:
         if not isinstance(answer, list) or len(answer) != len(records):
             raise self._unexpected("an answer that does not match the records sent")
         results = [self._result(item, record, external_id) for item, record in zip(answer, records, strict=True)]
-        if all_or_none and any(type(result) is not Written for result in results):
+        if all_or_none and {type(result) for result in results} != {Written}:
             # Whatever a neighbour's line says, nothing of such a call is kept.
             return [RolledBack() if isinstance(result, Written) else result for result in results]
         return results
@@ -144,7 +144,7 @@ class Salesforce:
         if not isinstance(item, dict) or not isinstance(item.get("success"), bool):
             raise self._unexpected("a record's answer of unknown shape")
         if item["success"]:
-            return Written(id=item.get("id"), created=bool(item.get("created")))
+            return Written(item.get("id"), item.get("created") is True)
         errors = item.get("errors")
         if not isinstance(errors, list) or not errors or not isinstance(errors[0], dict):
             raise self._unexpected("a refused record without an error")
@@ -290,7 +290,7 @@ class Salesforce:
 def _collection(object_name: str, records: Sequence[bytes], all_or_none: bool) -> bytes:
     """The body of an sObject Collections call, from records that are encoded already."""
     attributes = b'{"attributes":%b,' % orjson.dumps({"type": object_name})
-    joined = b",".join(attributes + record[1:] for record in records)
+    joined = b",".join([attributes + record[1:] for record in records])
     return b'{"allOrNone":%b,"records":[%b]}' % (b"true" if all_or_none else b"false", joined)
 
 

@@ -328,7 +328,7 @@ class SourceReader:
             return [self._record(row) for row in rows]
         return [
             Record(str(row[0]), self._order_of(row), body, None, self._partition_of(row))
-            if _ENCODED_NUL not in body and str(row[0]).strip()
+            if (b"\\" not in body or _ENCODED_NUL not in body) and str(row[0]).strip()
             else self._record(row)
             for row, body in zip(rows, bodies, strict=True)
         ]
