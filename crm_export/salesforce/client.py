@@ -134,6 +134,9 @@ class Salesforce:
         answer = await self._call("PATCH", path, _collection(object_name, records, all_or_none))
         if not isinstance(answer, list) or len(answer) != len(records):
             raise self._unexpected("an answer that does not match the records sent")
+        if all([type(item) is dict and item.get("success") is True for item in answer]):  # noqa: C419
+            # Nearly every call, and a fifth of the other way's cost.
+            return [Written(item.get("id"), item.get("created") is True) for item in answer]
         results = [self._result(item, record, external_id) for item, record in zip(answer, records, strict=True)]
         if all_or_none and {type(result) for result in results} != {Written}:
             # Whatever a neighbour's line says, nothing of such a call is kept.

@@ -276,6 +276,8 @@ def _without_values(message: str, sent: Mapping[str, JsonValue], key_field: str)
     for field, value in sorted(_texts(sent), key=lambda text: -len(text[1])):
         if field == key_field or len(value) < 2 or value == str(sent.get(key_field)):
             continue
+        if value[:_SHORTEST_QUOTE].casefold() not in message.casefold():
+            continue
         replacement = f"‹{field}›"
         message = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", lambda _, r=replacement: r, message, flags=re.I)  # type: ignore[misc]
         if len(value) > _SHORTEST_QUOTE:

@@ -1,6 +1,6 @@
 """The store's database: SQLite for one machine, PostgreSQL in production."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import ARRAY, ColumnElement, Connection, Engine, Text, any_, create_engine, event, literal
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -53,6 +53,13 @@ class Database:
     def insert(self, table: Any) -> Any:
         """An INSERT that takes ON CONFLICT, in this database's dialect."""
         return (postgresql if self.url.get_backend_name() == "postgresql" else sqlite).insert(table)
+
+    def among(self, text_column: ColumnElement[str], texts: Sequence[str]) -> ColumnElement[bool]:
+        """Whether a column is one of many texts. PostgreSQL looks each up in a list of parameters one after the other,
+        but hashes an array."""
+        if self.url.get_backend_name() == "postgresql":
+            return text_column == any_(literal(list(texts), ARRAY(Text)))
+        return text_column.in_(texts)
 
     def migrate(self) -> None:
         """Create the tables or bring them up to date. Safe to repeat, and to run twice at a time."""

@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, exists, func, or_, select, text, update
+from sqlalchemy import Connection, bindparam, exists, func, or_, select, text, update
 
 from crm_export.model import ClosedBy, ErrorState, ExportError, OpenCause, Refusal, RunRef
 from crm_export.store.database import Database
 from crm_export.store.schema import export_errors
 
 # One statement's parameters stay below SQLite's limit of 32,766 and PostgreSQL's of 65,535.
-_KEYS_A_STATEMENT = 1_000
-_not_closed = export_errors.c.state != ErrorState.CLOSED
+_KEYS_A_STATEMENT = 10_000
+_REASON = ("code", "message", "fields", "category", "hint")
 # A partial index is found by its own words: a bound parameter would not match it.
-_open_in_index = text("state != 'closed'")
+_not_closed = text("state != 'closed'")
 
 
 class ExportErrorsTable:
@@ -40,10 +40,9 @@ class ExportErrorsTable:
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["connection", "job", "record_key"],
-                index_where=_open_in_index,
+                index_where=_not_closed,
                 set_={
-                    **{name: getattr(new, name) for name in ("object", "code", "message", "fields")},
-                    **{name: getattr(new, name) for name in ("category", "hint", "state", "last_failed_at")},
+                    **{name: getattr(new, name) for name in ("object", *_REASON, "state", "last_failed_at")},
                     "attempts": export_errors.c.attempts + 1,
                 },
             ),
@@ -72,7 +71,9 @@ class ExportErrorsTable:
         for start in range(0, len(keys), _KEYS_A_STATEMENT):
             closed += connection.execute(
                 update(export_errors)
-                .where(*of_job, export_errors.c.record_key.in_(keys[start : start + _KEYS_A_STATEMENT]))
+                .where(
+                    *of_job, self._database.among(export_errors.c.record_key, keys[start : start + _KEYS_A_STATEMENT])
+                )
                 .values(state=ErrorState.CLOSED, closed_at=datetime.now(UTC), closed_by=closed_by)
             ).rowcount
         return closed
@@ -142,16 +143,22 @@ class ExportErrorsTable:
         with self._database.write() as connection:
             self.close(connection, name, job, exported, ClosedBy.REEXPORT)
             self.close(connection, name, job, gone, ClosedBy.GONE)
-            for row_id, refusal in refused.items():
+            if refused:
                 connection.execute(
                     update(export_errors)
-                    .where(export_errors.c.id == row_id, _not_closed)
+                    .where(export_errors.c.id == bindparam("row_id"), _not_closed)
                     .values(
-                        **_reason(refusal),
+                        **{
+                            name: bindparam(f"new_{name}") for name in ("code", "message", "fields", "category", "hint")
+                        },
                         attempts=export_errors.c.attempts + 1,
                         last_failed_at=datetime.now(UTC),
                         reexport_run=reexport_run,
-                    )
+                    ),
+                    [
+                        {"row_id": row_id, **{f"new_{name}": value for name, value in _reason(refusal).items()}}
+                        for row_id, refusal in refused.items()
+                    ],
                 )
 
     def causes(self, name: str, most: int, keys_each: int) -> list[OpenCause]:
@@ -186,7 +193,7 @@ class ExportErrorsTable:
 
     def count_open(self, name: str, job: str | None = None) -> int:
         """Rows not closed, held ones included."""
-        where = [export_errors.c.connection == name, _not_closed]
+        where: list[Any] = [export_errors.c.connection == name, _not_closed]
         if job is not None:
             where.append(export_errors.c.job == job)
         with self._database.read() as connection:
@@ -224,13 +231,7 @@ class ExportErrorsTable:
 
 
 def _reason(refusal: Refusal) -> dict[str, Any]:
-    return {
-        "code": refusal.code,
-        "message": refusal.message,
-        "fields": list(refusal.fields),
-        "category": refusal.category,
-        "hint": refusal.hint,
-    }
+    return {name: getattr(refusal, name) for name in _REASON} | {"fields": list(refusal.fields)}
 
 
 def _error(row: Any) -> ExportError:
