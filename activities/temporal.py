@@ -2,21 +2,26 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+
+from crm_export.errors import ConfigError
 
 TASK_QUEUE = "crm-export"
 CONNECT_SECONDS = 10
+METRICS_VARIABLE = "CRM_EXPORT_METRICS"
 
 
 class TemporalUnreachableError(Exception):
     """No Temporal server answers; the message names the address and what to do."""
 
 
-async def connect() -> Client:
+async def connect(runtime: Runtime | None = None) -> Client:
     """Connect as ``TEMPORAL_ADDRESS``, ``TEMPORAL_NAMESPACE``, the other variables and the profile say.
 
     Raises TemporalUnreachableError after 10 seconds without an answer.
@@ -24,13 +29,25 @@ async def connect() -> Client:
     config = ClientConfig.load_client_connect_config()
     config.setdefault("target_host", "localhost:7233")
     try:
-        return await asyncio.wait_for(Client.connect(**config, data_converter=pydantic_data_converter), CONNECT_SECONDS)
+        connecting = Client.connect(**config, data_converter=pydantic_data_converter, runtime=runtime)
+        return await asyncio.wait_for(connecting, CONNECT_SECONDS)
     except (RuntimeError, TimeoutError) as error:
         reason = "no answer" if isinstance(error, TimeoutError) else _reason(str(error))
         raise TemporalUnreachableError(
             f"cannot reach Temporal at {config['target_host']} ({reason}): "
             "start it (crm-export dev runs one), or set TEMPORAL_ADDRESS"
         ) from None
+
+
+def measured(environ: Mapping[str, str]) -> Runtime | None:
+    """A runtime that serves the SDK's metrics to Prometheus at ``CRM_EXPORT_METRICS`` (host:port); None without."""
+    address = environ.get(METRICS_VARIABLE)
+    if not address:
+        return None
+    try:
+        return Runtime(telemetry=TelemetryConfig(metrics=PrometheusConfig(bind_address=address)))
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"{METRICS_VARIABLE}={address}: no metrics can be served there ({error})") from None
 
 
 def _reason(error: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
@@ -109,6 +109,7 @@ class ExportWorkflow:
         self._wish: _Wish | None = None
         self._pause_on_error = request.pause_on_error
         self._setting_to_store = False
+        self._reporting: ActivityHandle[None] | None = None
 
     @workflow.run
     async def run(self, request: ExportRequest) -> ExportResult:
@@ -125,7 +126,7 @@ class ExportWorkflow:
                 elif page.finished:
                     return await self._end()
                 if workflow.info().is_continue_as_new_suggested():
-                    workflow.continue_as_new(self._carried_over())
+                    await self._continue_as_new()
         except asyncio.CancelledError:
             await self._end_early()
             raise
@@ -162,7 +163,7 @@ class ExportWorkflow:
             if fate is None and self._wish is _Wish.LEAVE_OUT:
                 fate = await self._leave_out_held_record()
             elif fate is None and workflow.info().is_continue_as_new_suggested():
-                workflow.continue_as_new(self._carried_over())
+                await self._continue_as_new()
             self._wish = None
         self._held = None
         self._enter(ExportState.RUNNING)
@@ -207,6 +208,7 @@ class ExportWorkflow:
         self._counts, self._position = state.counts, state.position
         self._enter(ExportState.COMPLETED)
         await self._report()
+        await self._reported()
         await workflow.wait_condition(workflow.all_handlers_finished)
         left_out = self._counts.refused
         return self._result(
@@ -222,6 +224,7 @@ class ExportWorkflow:
         self._held = self._blocked = None
         self._enter(ExportState.COMPLETED)
         await self._report()
+        await self._reported()
 
     def _not_started(self) -> ExportResult:
         self._enter(ExportState.COMPLETED)
@@ -282,10 +285,11 @@ class ExportWorkflow:
         )
 
     async def _report(self, page: PageResult | None = None) -> None:
-        """Tell the connection's ExportErrors workflow what has become different."""
+        """Tell the connection's ExportErrors workflow what has become different, while the export goes on."""
         if page is not None and not page.refused_by_code:
             return
-        await workflow.execute_activity_method(
+        await self._reported()
+        self._reporting = workflow.start_activity_method(
             ExportErrorsActivities.report_errors,
             ErrorReport(
                 connection=self._run.connection,
@@ -300,6 +304,11 @@ class ExportWorkflow:
             retry_policy=timeouts.UNTIL_IT_WORKS,
         )
 
+    async def _reported(self) -> None:
+        """One report after the other, so that the last one stands."""
+        if self._reporting is not None:
+            await self._reporting
+
     async def _finish(self, *, completed: bool) -> RunState:
         return await workflow.execute_activity_method(
             ExportActivities.finish_run,
@@ -308,8 +317,11 @@ class ExportWorkflow:
             retry_policy=timeouts.UNTIL_IT_WORKS,
         )
 
-    def _carried_over(self) -> ExportRequest:
-        return self._request.model_copy(update={"pages": self._pages, "pause_on_error": self._pause_on_error})
+    async def _continue_as_new(self) -> NoReturn:
+        await self._reported()
+        workflow.continue_as_new(
+            self._request.model_copy(update={"pages": self._pages, "pause_on_error": self._pause_on_error})
+        )
 
     # What people see.
 

@@ -97,7 +97,9 @@ class Database:
                     "SOURCE_UNREACHABLE", "is a SQLite file that does not exist", "see sources in exports.yaml"
                 )
             arguments = {"connect_timeout": _CONNECT_SECONDS} if url.get_backend_name() == "postgresql" else {}
-            return create_engine(url, pool_pre_ping=True, connect_args=arguments)
+            return create_engine(
+                url, pool_pre_ping=True, pool_size=10, max_overflow=40, pool_timeout=300, connect_args=arguments
+            )
         except (ArgumentError, NoSuchModuleError, ImportError):
             raise self.error(
                 "SOURCE_UNREACHABLE",
