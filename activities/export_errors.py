@@ -9,6 +9,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 
 from activities.endings import trouble_raised
 from activities.requests import ErrorReport, ErrorsSummary, Notice
+from activities.temporal import fair
 from crm_export.clients import Clients
 from crm_export.model import error_text
 
@@ -37,6 +38,7 @@ class ExportErrorsActivities:
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             start_signal="report",
             start_signal_args=[report],
+            priority=fair(report.connection),
         )
 
     @activity.defn

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from temporalio.client import Client
+from temporalio.common import Priority
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
@@ -13,6 +14,7 @@ from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from crm_export.errors import ConfigError
 
 TASK_QUEUE = "crm-export"
+_FAIRNESS_KEY_BYTES = 64
 CONNECT_SECONDS = 10
 METRICS_VARIABLE = "CRM_EXPORT_METRICS"
 
@@ -37,6 +39,13 @@ async def connect(runtime: Runtime | None = None) -> Client:
             f"cannot reach Temporal at {config['target_host']} ({reason}): "
             "start it (crm-export dev runs one), or set TEMPORAL_ADDRESS"
         ) from None
+
+
+def fair(connection: str) -> Priority:
+    """The share of the workers that a connection's workflows and their activities get: each connection the same,
+    however many exports it has (docs.temporal.io, "Task Queue Fairness"; a server of one's own has it where
+    ``matching.enableFairness`` is set). What runs inherits it from the workflow, and over continuing as new."""
+    return Priority(fairness_key=connection.encode()[:_FAIRNESS_KEY_BYTES].decode(errors="ignore"))
 
 
 def measured(environ: Mapping[str, str]) -> Runtime | None:

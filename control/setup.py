@@ -21,7 +21,7 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes, Workfl
 from temporalio.service import RPCError
 
 from activities.requests import ErrorsSummary
-from activities.temporal import TASK_QUEUE, connect
+from activities.temporal import TASK_QUEUE, connect, fair
 from control.exports import OperationFailedError
 from crm_export.config import Config, Connection, Job
 from crm_export.store import Store
@@ -91,6 +91,7 @@ async def _start_entities(client: Client, connection: str) -> None:
         task_queue=TASK_QUEUE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary=f"Settings of {connection}",
+        priority=fair(connection),
     )
     await client.start_workflow(
         ExportErrors.run,
@@ -99,6 +100,7 @@ async def _start_entities(client: Client, connection: str) -> None:
         task_queue=TASK_QUEUE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary=f"What is open on {connection}",
+        priority=fair(connection),
     )
 
 
@@ -117,6 +119,7 @@ def _export(job: Job) -> Schedule:
                 ]
             ),
             static_summary=f"{job.name} to {job.object} of {job.connection}",
+            priority=fair(job.connection),
         ),
         spec=ScheduleSpec(cron_expressions=[job.schedule] if job.schedule else []),
         policy=_POLICY,
@@ -137,6 +140,7 @@ def _reexport(connection: Connection) -> Schedule:
                 ]
             ),
             static_summary=f"Re-export of what {connection.name} refused",
+            priority=fair(connection.name),
         ),
         spec=ScheduleSpec(cron_expressions=[connection.reexport_schedule]),
         policy=_POLICY,

@@ -9,19 +9,10 @@ from typing import Any, NoReturn, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
-from temporalio.workflow import ActivityCancellationType, ActivityHandle
+from temporalio.workflow import ActivityHandle
 
 with workflow.unsafe.imports_passed_through():
-    from activities.export import ExportActivities
-    from activities.export_errors import ExportErrorsActivities
-    from activities.requests import (
-        ErrorReport,
-        FinishRequest,
-        JobRequest,
-        PageRequest,
-        RunPlan,
-        RunSetting,
-    )
+    from activities.requests import RunPlan
     from crm_export.model import (
         HeldFate,
         HeldRecord,
@@ -31,9 +22,9 @@ with workflow.unsafe.imports_passed_through():
         Position,
         RunCounts,
         RunRef,
-        RunState,
     )
-    from workflows import shown, timeouts
+    from workflows import shown
+    from workflows.run_activities import RunActivities
     from workflows.shown import Blocked, ExportState
     from workflows.trouble import ended, stopped
 
@@ -99,6 +90,7 @@ class ExportWorkflow:
             run_id=workflow.info().first_execution_run_id,
             workflow_id=workflow.info().workflow_id,
         )
+        self._activities = RunActivities(self._run)
         self._plan = RunPlan()
         self._state = ExportState.RUNNING
         self._pages = request.pages
@@ -133,19 +125,23 @@ class ExportWorkflow:
 
     async def _begin(self) -> None:
         self._enter(ExportState.RUNNING)
-        self._plan = await self._once(self._start_begin)
+        self._plan = await self._once(self._activities.start_begin)
         if self._plan.trouble:
-            self._plan = await self._wait_out(self._start_begin, self._plan.trouble)
+            self._plan = await self._wait_out(self._activities.start_begin, self._plan.trouble)
+        self._activities.heartbeat = self._plan.heartbeat
         self._counts, self._position = self._plan.counts, self._plan.position
         if self._pause_on_error is not None:
             await self._store_setting()
         self._detail()
 
     async def _export_page(self) -> PageResult:
-        page = await self._once(self._start_page)
+        def start(patient: bool) -> ActivityHandle[PageResult]:
+            return self._activities.start_page(patient, self._pages + 1, self._position)
+
+        page = await self._once(start)
         if page.trouble:
             await self._report(page)
-            page = await self._wait_out(self._start_page, page.trouble)
+            page = await self._wait_out(start, page.trouble)
         self._pages += 1
         self._counts, self._position = page.counts, page.position
         self._detail()
@@ -157,11 +153,11 @@ class ExportWorkflow:
         self._enter(ExportState.PAUSED)
         fate: HeldFate | None = None
         while fate is None:
-            attempt = self._start_attempt(held)
+            attempt = self._activities.start_attempt(held)
             fate = await attempt if await self._ended(attempt) else await stopped(attempt)
             _raise_if_cancelled()
             if fate is None and self._wish is _Wish.LEAVE_OUT:
-                fate = await self._leave_out_held_record()
+                fate = await self._activities.leave_out_held_record()
             elif fate is None and workflow.info().is_continue_as_new_suggested():
                 await self._continue_as_new()
             self._wish = None
@@ -204,7 +200,7 @@ class ExportWorkflow:
             await self._store_setting()
 
     async def _end(self) -> ExportResult:
-        state = await self._finish(completed=True)
+        state = await self._activities.finish(completed=True)
         self._counts, self._position = state.counts, state.position
         self._enter(ExportState.COMPLETED)
         await self._report()
@@ -220,7 +216,7 @@ class ExportWorkflow:
     async def _end_early(self) -> None:
         """A cancelled run: what it held stays in ExportErrors as open, and the next run begins at the same place."""
         with suppress(ActivityError):
-            await self._finish(completed=False)
+            await self._activities.finish(completed=False)
         self._held = self._blocked = None
         self._enter(ExportState.COMPLETED)
         await self._report()
@@ -233,89 +229,21 @@ class ExportWorkflow:
     def _result(self, outcome: str) -> ExportResult:
         return ExportResult(outcome=outcome, position=self._position, **self._counts.model_dump())
 
-    # The activities, each with its limits.
-
-    def _start_begin(self, patient: bool) -> ActivityHandle[RunPlan]:
-        return workflow.start_activity_method(
-            ExportActivities.begin_run,
-            JobRequest(run=self._run, patient=patient),
-            start_to_close_timeout=timeouts.LARGE_COUNT,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
-            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-        )
-
-    def _start_page(self, patient: bool) -> ActivityHandle[PageResult]:
-        seconds = min(timeouts.PAGE, timeouts.FIRST_PAGE * 2 ** min(self._pages, 10)).total_seconds()
-        return workflow.start_activity_method(
-            ExportActivities.export_page,
-            PageRequest(run=self._run, patient=patient, seconds=seconds),
-            summary=shown.summary(f"page {self._pages + 1} behind {self._position or 'the start'}"),
-            start_to_close_timeout=timeouts.LONGEST_CALLS,
-            heartbeat_timeout=self._plan.heartbeat,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
-            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-        )
-
-    def _start_attempt(self, held: HeldRecord) -> ActivityHandle[HeldFate]:
-        return workflow.start_activity_method(
-            ExportActivities.export_held_record,
-            JobRequest(run=self._run),
-            summary=shown.summary(f"{held.object} {held.record_key} · {held.refusal.code}"),
-            start_to_close_timeout=timeouts.LONGEST_CALLS,
-            heartbeat_timeout=self._plan.heartbeat,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
-            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-        )
-
-    async def _leave_out_held_record(self) -> HeldFate:
-        return await workflow.execute_activity_method(
-            ExportActivities.leave_out_held_record,
-            JobRequest(run=self._run),
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
-        )
-
-    async def _store_setting(self) -> None:
-        self._setting_to_store = False
-        await workflow.execute_activity_method(
-            ExportActivities.set_run_setting,
-            RunSetting(run=self._run, pause_on_error=self._pause_on_error),
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
-        )
-
     async def _report(self, page: PageResult | None = None) -> None:
         """Tell the connection's ExportErrors workflow what has become different, while the export goes on."""
         if page is not None and not page.refused_by_code:
             return
         await self._reported()
-        self._reporting = workflow.start_activity_method(
-            ExportErrorsActivities.report_errors,
-            ErrorReport(
-                connection=self._run.connection,
-                job=self._run.job,
-                workflow_id=self._run.workflow_id,
-                refused_by_code=page.refused_by_code if page else {},
-                first_keys=page.first_keys if page else (),
-                held=str(page.held) if page and page.held else None,
-                blocked=str(self._blocked.trouble) if self._blocked else None,
-            ),
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
-        )
+        self._reporting = self._activities.start_report(page, self._blocked.trouble if self._blocked else None)
 
     async def _reported(self) -> None:
         """One report after the other, so that the last one stands."""
         if self._reporting is not None:
             await self._reporting
 
-    async def _finish(self, *, completed: bool) -> RunState:
-        return await workflow.execute_activity_method(
-            ExportActivities.finish_run,
-            FinishRequest(run=self._run, completed=completed),
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
-        )
+    async def _store_setting(self) -> None:
+        self._setting_to_store = False
+        await self._activities.store_setting(self._pause_on_error)
 
     async def _continue_as_new(self) -> NoReturn:
         await self._reported()
