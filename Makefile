@@ -1,5 +1,5 @@
 # Everything works from a fresh clone: each target sets up what it needs.
-.PHONY: setup test demo demo-script lint clean
+.PHONY: setup test demo demo-script bench lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -27,6 +27,10 @@ demo: setup
 
 demo-script: setup
 	$(BIN)/crm-export demo --script
+
+bench: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m bench
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -29,7 +29,7 @@ FULL: dict[str, Part] = {
     "actions": lambda s: growth.actions(s, (20_000, 100_000)),
     "latency": lambda s: latency.measure(s, 200),
     "storms": lambda s: storms.measure(s, 100_000, 3),
-    "many": lambda s: many.measure(s, 500, 50, 60, 8_000),
+    "many": lambda s: many.measure(s, 500, 50, 30, 24_000),
     "fairness": lambda s: many.fairness(s, 150, 5, 4_000),
     "recovery": lambda s: recovery.measure(s, ("5s", "30s"), 3, 20_000),
 }
@@ -40,7 +40,7 @@ QUICK: dict[str, Part] = {
     "actions": lambda s: growth.actions(s, (400, 1_000), 0.1),
     "latency": lambda s: latency.measure(s, 3),
     "storms": lambda s: storms.measure(s, 4_000, 1),
-    "many": lambda s: many.measure(s, 25, 10, 1, 400),
+    "many": lambda s: many.measure(s, 25, 10, 1, 1_200),
     "fairness": lambda s: many.fairness(s, 5, 2, 400),
     "recovery": lambda s: recovery.measure(s, ("2s",), 1, 4_000),
 }

@@ -14,7 +14,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from activities.temporal import connect
-from bench.parts import Stage, Worker
+from bench.parts import Stage, Worker, calls
 from control.exports import Exports, exports
 from crm_export.config import Config
 
@@ -24,8 +24,9 @@ _STARTS_AT_ONCE = 10
 _REFUSE_ALL = {"kind": "validation", "field": "Name", "matches": ".", "message": "no"}
 
 
-async def measure(stage: Stage, paused: int, running: int, idle_seconds: float, records: int) -> dict[str, Any]:
-    """``paused`` exports on 25 connections; then ``running`` ones beside them on 10 others, ``records`` each."""
+async def measure(stage: Stage, paused: int, running: int, seconds: float, records: int) -> dict[str, Any]:
+    """``paused`` exports on 25 connections; then ``running`` ones beside them on 10 others, ``records`` each. Both are
+    watched for ``seconds``, the latter while all of them are under way."""
     refusing = stage.simulator("simulator-refusing", fast=False)
     async with httpx.AsyncClient(base_url=refusing) as org:
         (await org.put("/simulator/rules/all", json=_REFUSE_ALL)).raise_for_status()
@@ -39,25 +40,26 @@ async def measure(stage: Stage, paused: int, running: int, idle_seconds: float, 
     client = await connect()
     with stage.worker(file) as worker:
         async with exports(config) as facade:
-            alone_mb = worker.peak_mb
+            alone_mb = worker.resident_mb
             await _start(facade, config, _names(stuck))
             await _until_paused(client, len(_names(stuck)))
-            paused_mb = worker.peak_mb
             await asyncio.sleep(5)
-            idle = await _share_of_a_core(worker, idle_seconds)
-            began, cpu = time.perf_counter(), worker.cpu_seconds
-            await _finished(facade, config, _names(moving))
-            seconds = time.perf_counter() - began
-            share = (worker.cpu_seconds - cpu) / seconds
-    done = len(_names(moving)) * records
+            paused_mb = worker.resident_mb
+            idle = await _share_of_a_core(worker, seconds)
+            runs = await _start(facade, config, _names(moving))
+            await asyncio.sleep(_ANSWER)
+            before = await calls(accepting)
+            busy = await _share_of_a_core(worker, seconds)
+            rate = (await calls(accepting) - before) * _CALL / seconds
+            await asyncio.gather(*(facade.result(handle) for handle in runs))
     return {
         "paused": len(_names(stuck)),
         "idle_percent_of_a_core": round(100 * idle, 2),
-        "worker_mb": {"alone": round(alone_mb), "with all paused": round(paused_mb)},
+        "worker_mb": {"alone": round(alone_mb), "with all paused": round(paused_mb), "peak": round(worker.peak_mb)},
         "running": len(_names(moving)),
-        "records_per_second": round(done / seconds),
-        "of_ideal": round(done / seconds / (len(_names(moving)) * _CALL / _ANSWER), 3),
-        "percent_of_a_core": round(100 * share),
+        "records_per_second": round(rate),
+        "of_ideal": round(rate / (len(_names(moving)) * _CALL / _ANSWER), 3),
+        "percent_of_a_core": round(100 * busy),
     }
 
 
@@ -102,10 +104,6 @@ async def _start(facade: Exports, config: Config, names: Iterable[str]) -> list[
             return (await facade.run(config.jobs[name], full=True)).handle
 
     return list(await asyncio.gather(*(start(name) for name in names)))
-
-
-async def _finished(facade: Exports, config: Config, names: list[str]) -> None:
-    await asyncio.gather(*(facade.result(handle) for handle in await _start(facade, config, names)))
 
 
 async def _until_paused(client: Client, count: int) -> None:

@@ -161,8 +161,16 @@ class Worker:
     @property
     def peak_mb(self) -> float:
         """The most memory that it has had resident so far."""
+        return self._memory("VmHWM")
+
+    @property
+    def resident_mb(self) -> float:
+        """What it has resident now."""
+        return self._memory("VmRSS")
+
+    def _memory(self, name: str) -> float:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+        return int(re.findall(rf"{name}:\s+(\d+) kB", status)[0]) / 1024
 
     @property
     def cpu_seconds(self) -> float:
@@ -222,9 +230,10 @@ async def histories(client: Client, workflow_id: str, first_run_id: str) -> Hist
     return found
 
 
-def kept(url: str) -> int:
-    """How many accounts the fast simulator has."""
-    return int(httpx.get(f"{url}/simulator/kept").json()["records"].get("Account", 0))
+async def calls(url: str) -> int:
+    """How many collection calls a fast simulator has had."""
+    async with httpx.AsyncClient() as client:
+        return int((await client.get(f"{url}/simulator/kept")).json()["calls"])
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

@@ -6,9 +6,7 @@ import signal
 import time
 from typing import Any
 
-import httpx
-
-from bench.parts import Stage
+from bench.parts import Stage, calls
 from control.exports import exports
 
 _ANSWER = 0.1
@@ -43,19 +41,14 @@ async def _killed_once(stage: Stage, name: str, heartbeat: str, records: int) ->
     async with exports(config) as facade:
         with stage.worker(file) as worker:
             running = await facade.run(config.jobs["items"])
-            while await _calls(url) * _RECORDS_A_CALL < records / 2:
+            while await calls(url) * _RECORDS_A_CALL < records / 2:
                 await asyncio.sleep(0.01)
             os.kill(worker.pid, signal.SIGKILL)
             killed = time.perf_counter()
         with stage.worker(file):
-            known = await _calls(url)
-            while await _calls(url) == known:
+            known = await calls(url)
+            while await calls(url) == known:
                 await asyncio.sleep(0.01)
             took = time.perf_counter() - killed
             await facade.result(running.handle)
-    return took, await _calls(url) * _RECORDS_A_CALL - records
-
-
-async def _calls(url: str) -> int:
-    async with httpx.AsyncClient() as client:
-        return int((await client.get(f"{url}/simulator/kept")).json()["calls"])
+    return took, await calls(url) * _RECORDS_A_CALL - records

@@ -164,7 +164,7 @@ def _many(found: dict[str, Any]) -> str:
         ["one worker", "figure"],
         [
             [f"{found['paused']} paused exports: CPU, share of a core", f"{found['idle_percent_of_a_core']} %"],
-            ["worker's memory before and after, MB", f"{memory['alone']}, {memory['with all paused']}"],
+            ["worker's memory before, with all of them, at its peak, MB", ", ".join(map(str, memory.values()))],
             [f"{found['running']} running beside them, answers after 500 ms: records/s", found["records_per_second"]],
             ["… of the ideal", found["of_ideal"]],
             ["… CPU, share of a core", f"{found['percent_of_a_core']} %"],

@@ -72,7 +72,8 @@ class Ahead:
         self._after = after
         self._size = job.batch_size
         self._lanes = lanes if job.partition_by is not None else 1
-        # The first read is small, so that the first call is soon on its way, and shows how large the rows are.
+        # The first read is small, so that the first call is soon on its way, and shows how large the rows are. Each
+        # next one is twice as long: hundreds of exports may end at their first record.
         self._rows = self._size * lanes
         self._ready: deque[Record] = deque()
         self._reading: asyncio.Task[list[Record]] | None = None
@@ -102,7 +103,7 @@ class Ahead:
         self._largest = max([self._largest, *(len(record.body) for record in rows)])
         if rows and not self._at_end:
             self._after = rows[-1].position
-            self._rows = max(self._size, min(MOST_ROWS, _MOST_READ_BYTES // self._largest))
+            self._rows = max(self._size, min(MOST_ROWS, 2 * self._rows, _MOST_READ_BYTES // self._largest))
             self._reading = self._start_reading()
 
     def _start_reading(self) -> asyncio.Task[list[Record]]:

@@ -75,15 +75,14 @@ async def _settle(
     if known is None:
         raise SourceError("NOT_CONFIGURED", f"job {name} is not in this worker's exports.yaml")
     job, source = known
-    exported, gone, refused = await _export_again(Delivery(job, crm), source, [error.record_key for error in batch])
+    rows = {error.record_key: error.id for error in batch}
+    exported, gone, refused = await _export_again(Delivery(job, crm), source, list(rows))
     await asyncio.to_thread(
         store.errors.settle,
         run_id,
-        batch[0].connection,
-        name,
-        exported=exported,
-        gone=gone,
-        refused={error.id: refused[error.record_key] for error in batch if error.record_key in refused},
+        exported=[rows[key] for key in exported],
+        gone=[rows[key] for key in gone],
+        refused={rows[key]: refusal for key, refusal in refused.items()},
     )
     return _add(page, batch, exported, gone, refused)
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Literal
 
 from crm_export.errors import CrmError
@@ -256,27 +257,29 @@ def refusal(code: str, message: str, fields: Sequence[str], sent: Mapping[str, J
 
     ``sent`` is what was sent of the record; the value of ``key_field``, the record key, may stay.
     """
+    return _refusal(code, one_line(_without_values(message, sent, key_field)), tuple(fields))
+
+
+@lru_cache
+def _refusal(code: str, message: str, fields: tuple[str, ...]) -> Refusal:
+    """Thousands of records are refused in the same words."""
     known = facts(code)
-    return Refusal(
-        code=code,
-        message=one_line(_without_values(message, sent, key_field)),
-        fields=tuple(fields),
-        category=known.category,
-        hint=known.hint,
-    )
+    return Refusal(code=code, message=message, fields=fields, category=known.category, hint=known.hint)
 
 
 def one_line(text: str) -> str:
     """Text from outside, fit for a log, a table and a terminal: one line, no control characters, at most 500."""
+    if text.isprintable() and "  " not in text:
+        return text.strip()[:_MOST_MESSAGE]
     clean = "".join(c if c.isprintable() else " " for c in text.encode(errors="replace").decode())
     return " ".join(clean.split())[:_MOST_MESSAGE]
 
 
 def _without_values(message: str, sent: Mapping[str, JsonValue], key_field: str) -> str:
-    for field, value in sorted(_texts(sent), key=lambda text: -len(text[1])):
+    folded = message.casefold()
+    quoted = [text for text in _texts(sent) if text[1][:_SHORTEST_QUOTE].casefold() in folded]
+    for field, value in sorted(quoted, key=lambda text: -len(text[1])):
         if field == key_field or len(value) < 2 or value == str(sent.get(key_field)):
-            continue
-        if value[:_SHORTEST_QUOTE].casefold() not in message.casefold():
             continue
         replacement = f"‹{field}›"
         message = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", lambda _, r=replacement: r, message, flags=re.I)  # type: ignore[misc]

@@ -132,17 +132,20 @@ class ExportErrorsTable:
     def settle(
         self,
         reexport_run: str,
-        name: str,
-        job: str,
         *,
-        exported: Sequence[str],
-        gone: Sequence[str],
+        exported: Sequence[int],
+        gone: Sequence[int],
         refused: Mapping[int, Refusal],
     ) -> None:
-        """Write what a re-export made of some rows: keys that are done with, and by row ID what was refused again."""
+        """Write what a re-export made of some rows, by their IDs: what is done with, and what was refused again."""
         with self._database.write() as connection:
-            self.close(connection, name, job, exported, ClosedBy.REEXPORT)
-            self.close(connection, name, job, gone, ClosedBy.GONE)
+            for done, closed_by in ((exported, ClosedBy.REEXPORT), (gone, ClosedBy.GONE)):
+                if done:
+                    connection.execute(
+                        update(export_errors)
+                        .where(export_errors.c.id.in_(done), _not_closed)
+                        .values(state=ErrorState.CLOSED, closed_at=datetime.now(UTC), closed_by=closed_by)
+                    )
             if refused:
                 connection.execute(
                     update(export_errors)

@@ -170,7 +170,7 @@ def test_a_reexport_pages_through_what_is_open_and_tries_nothing_twice(store: St
     ledger.advance(at("z"), exported=[], refused={"later": NO})
     first = store.errors.due("acme", "re-1", 0, until, 3)
     assert [error.record_key for error in first] == ["k0", "k1", "k2"]
-    store.errors.settle("re-1", "acme", "accounts", exported=["k0"], gone=["k1"], refused={first[2].id: NO})
+    store.errors.settle("re-1", exported=[first[0].id], gone=[first[1].id], refused={first[2].id: NO})
     # An attempt after a kill sees only what was not settled.
     assert [error.record_key for error in store.errors.due("acme", "re-1", 0, until, 9)] == ["k3", "k4"]
     found = errors(store)
