@@ -6,7 +6,8 @@ import subprocess
 import sys
 import uuid
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ from bench import toys
 from bench.parts import Histories, Stage, Worker, histories
 from bench.run import run_job
 
-SECONDS_OF_RAW = 20
-"""A run long enough that its beginning and end weigh little: so many seconds of answers for the raw loop."""
+SECONDS = {0.1: 20.0, 0.5: 10.0}
+"""How long the raw loop's answers take in all: its beginning and end should weigh little."""
 AT_ONCE = 500_000
 """Records where answers come at once: some five seconds."""
 CONCURRENCIES = (1, 4, 8)
-LATENCIES = (0.0, 0.1, 0.5)
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,23 @@ class Sizes:
 
     rounds: int = 5
     at_once: int = AT_ONCE
-    seconds: float = SECONDS_OF_RAW
-    latencies: tuple[float, ...] = LATENCIES
+    seconds: Mapping[float, float] = field(default_factory=lambda: SECONDS)
     by_record: int = 1_000
     by_batch: int = 10_000
     scripted: int = 100_000
     scripted_records: int = 1_000
 
 
-QUICK = Sizes(1, 4_000, 0.5, (0.0, 0.1), 100, 400, 1_000, 50)
+QUICK = Sizes(1, 4_000, {0.1: 0.5}, 100, 400, 1_000, 50)
 
 
 async def measure(stage: Stage, sizes: Sizes) -> list[dict[str, Any]]:
     """One line for each way, latency and concurrency: medians of all rounds, and the ratio to the raw loop."""
     lines = []
-    for latency in sizes.latencies:
+    for latency in (0.0, *sizes.seconds):
         url = stage.simulator(f"simulator-{latency}", latency=latency)
         for concurrency in CONCURRENCIES:
-            records = sizes.at_once if not latency else int(sizes.seconds * 200 * concurrency / latency)
+            records = int(sizes.seconds[latency] * 200 * concurrency / latency) if latency else sizes.at_once
             lines += await _side_by_side(stage, url, latency, concurrency, records, sizes.rounds)
     return lines
 

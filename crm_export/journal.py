@@ -17,7 +17,7 @@ _SURE_FOR = 1.0
 _SETTING_SURE_FOR = 0.05
 """Seconds. The setting is read again before each call that may leave records out, but not for calls that follow one
 another as fast as nobody can switch."""
-_MOST_REFUSED = 2_000
+_MOST_REFUSED = 6_000
 _MOST_KEYS = 20_000
 FIRST_KEYS = 10
 """So many record keys name a page's refused records; the table has them all."""

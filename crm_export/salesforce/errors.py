@@ -5,7 +5,7 @@ waiting is from practice.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -276,8 +276,9 @@ def one_line(text: str) -> str:
 
 
 def _without_values(message: str, sent: Mapping[str, JsonValue], key_field: str) -> str:
-    folded = message.casefold()
-    quoted = [text for text in _texts(sent) if text[1][:_SHORTEST_QUOTE].casefold() in folded]
+    quoted = _quoted(message.casefold(), sent)
+    if not quoted:
+        return message
     for field, value in sorted(quoted, key=lambda text: -len(text[1])):
         if field == key_field or len(value) < 2 or value == str(sent.get(key_field)):
             continue
@@ -288,6 +289,19 @@ def _without_values(message: str, sent: Mapping[str, JsonValue], key_field: str)
     return message
 
 
+def _quoted(folded: str, sent: Mapping[str, JsonValue], parent: str = "") -> list[tuple[str, str]]:
+    """The fields, with their values as text, that a message in lower case may quote, whole or by their beginning."""
+    found: list[tuple[str, str]] = []
+    for name, value in sent.items():
+        if isinstance(value, dict):
+            found += _quoted(folded, value, f"{parent}{name}.")
+        elif value is not None and not isinstance(value, bool | list):
+            text = value if isinstance(value, str) else str(value)
+            if text[:_SHORTEST_QUOTE].casefold() in folded:
+                found.append((f"{parent}{name}", text))
+    return found
+
+
 def _without_beginning(message: str, value: str, replacement: str) -> str:
     start = message.casefold().find(value[:_SHORTEST_QUOTE].casefold())
     if start < 0:
@@ -296,12 +310,3 @@ def _without_beginning(message: str, value: str, replacement: str) -> str:
     while length < len(value) and message[start : start + length + 1].casefold() == value[: length + 1].casefold():
         length += 1
     return message[:start] + replacement + message[start + length :]
-
-
-def _texts(sent: Mapping[str, JsonValue], parent: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in sent.items():
-        field = f"{parent}{name}"
-        if isinstance(value, dict):
-            yield from _texts(value, f"{field}.")
-        elif isinstance(value, str | int | float) and not isinstance(value, bool):
-            yield field, str(value)

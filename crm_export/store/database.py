@@ -5,11 +5,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import ARRAY, ColumnElement, Connection, Engine, Text, any_, create_engine, event, literal
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    TableValuedAlias,
+    Text,
+    any_,
+    cast,
+    create_engine,
+    event,
+    func,
+    literal,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -53,6 +69,23 @@ class Database:
     def insert(self, table: Any) -> Any:
         """An INSERT that takes ON CONFLICT, in this database's dialect."""
         return (postgresql if self.url.get_backend_name() == "postgresql" else sqlite).insert(table)
+
+    def rows(
+        self, values: Sequence[Sequence[Any]], table: Table, names: Sequence[str]
+    ) -> tuple[TableValuedAlias, list[ColumnElement[Any]]]:
+        """Many rows as one parameter, a JSON array: to select from (in the order of its ``key``), and a column for each
+        of the table's ``names``. A third of the time of a parameter for each value, and most of it without Python."""
+        text = orjson.dumps(values).decode()
+        if self.url.get_backend_name() == "postgresql":
+            elements = func.jsonb_array_elements(cast(literal(text, Text), postgresql.JSONB))
+            each = elements.table_valued("value", with_ordinality="key").render_derived("each")
+            value = cast(each.c.value, postgresql.JSONB)
+            return each, [
+                cast(value.op("->" if isinstance(table.c[name].type, JSON) else "->>")(i), table.c[name].type)
+                for i, name in enumerate(names)
+            ]
+        each = func.json_each(text).table_valued("value", "key", name="each")
+        return each, [func.json_extract(each.c.value, f"$[{i}]") for i in range(len(names))]
 
     def among(self, text_column: ColumnElement[str], texts: Sequence[str]) -> ColumnElement[bool]:
         """Whether a column is one of many texts. PostgreSQL looks each up in a list of parameters one after the other,

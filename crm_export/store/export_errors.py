@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, func, or_, select, text, update
+from sqlalchemy import Connection, bindparam, exists, func, literal, or_, select, text, true, update
 
 from crm_export.model import ClosedBy, ErrorState, ExportError, OpenCause, Refusal, RunRef
 from crm_export.store.database import Database
@@ -13,6 +13,7 @@ from crm_export.store.schema import export_errors
 # One statement's parameters stay below SQLite's limit of 32,766 and PostgreSQL's of 65,535.
 _KEYS_A_STATEMENT = 10_000
 _REASON = ("code", "message", "fields", "category", "hint")
+_NEW_REASON = tuple(f"new_{name}" for name in _REASON)
 # A partial index is found by its own words: a bound parameter would not match it.
 _not_closed = text("state != 'closed'")
 
@@ -35,7 +36,21 @@ class ExportErrorsTable:
         if not refused:
             return
         now = datetime.now(UTC)
-        statement = self._database.insert(export_errors)
+        every, of_each = self._database.rows(
+            [(key, *_reason(refusal)) for key, refusal in refused.items()], export_errors, ("record_key", *_REASON)
+        )
+        of_all = {
+            "connection": run.connection,
+            "job": run.job,
+            "object": object_name,
+            "state": state,
+            "attempts": 1,
+            "first_failed_at": now,
+            "last_failed_at": now,
+        }
+        constants = {name: literal(value, export_errors.c[name].type) for name, value in of_all.items()}
+        rows = select(*constants.values(), *of_each).select_from(every).where(true()).order_by(every.c.key)
+        statement = self._database.insert(export_errors).from_select([*constants, "record_key", *_REASON], rows)
         new = statement.excluded
         connection.execute(
             statement.on_conflict_do_update(
@@ -45,21 +60,7 @@ class ExportErrorsTable:
                     **{name: getattr(new, name) for name in ("object", *_REASON, "state", "last_failed_at")},
                     "attempts": export_errors.c.attempts + 1,
                 },
-            ),
-            [
-                {
-                    "connection": run.connection,
-                    "job": run.job,
-                    "object": object_name,
-                    "record_key": key,
-                    **_reason(refusal),
-                    "state": state,
-                    "attempts": 1,
-                    "first_failed_at": now,
-                    "last_failed_at": now,
-                }
-                for key, refusal in refused.items()
-            ],
+            )
         )
 
     def close(self, connection: Connection, name: str, job: str, keys: Sequence[str], closed_by: ClosedBy) -> int:
@@ -151,15 +152,16 @@ class ExportErrorsTable:
                     update(export_errors)
                     .where(export_errors.c.id == bindparam("row_id"), _not_closed)
                     .values(
-                        **{
-                            name: bindparam(f"new_{name}") for name in ("code", "message", "fields", "category", "hint")
-                        },
+                        **{name: bindparam(new) for name, new in zip(_REASON, _NEW_REASON, strict=True)},
                         attempts=export_errors.c.attempts + 1,
                         last_failed_at=datetime.now(UTC),
                         reexport_run=reexport_run,
                     ),
                     [
-                        {"row_id": row_id, **{f"new_{name}": value for name, value in _reason(refusal).items()}}
+                        {
+                            "row_id": row_id,
+                            **{f"new_{name}": v for name, v in zip(_REASON, _reason(refusal), strict=True)},
+                        }
                         for row_id, refusal in refused.items()
                     ],
                 )
@@ -233,8 +235,9 @@ class ExportErrorsTable:
             return [_error(row) for row in rows]
 
 
-def _reason(refusal: Refusal) -> dict[str, Any]:
-    return {name: getattr(refusal, name) for name in _REASON} | {"fields": list(refusal.fields)}
+def _reason(refusal: Refusal) -> tuple[Any, ...]:
+    """In the order of ``_REASON``."""
+    return refusal.code, refusal.message, list(refusal.fields), refusal.category, refusal.hint
 
 
 def _error(row: Any) -> ExportError:
