@@ -126,10 +126,7 @@ class ExportActivities:
     async def leave_out_held_record(self, request: JobRequest) -> HeldFate:
         """Let the held record stay in ExportErrors, and the run's position move behind it."""
         with trouble_raised():
-            job = self._clients.job(request.run.connection, request.run.job)
-            ledger = await self._claim(request.run, job.object)
-            if ledger.held is not None:
-                await asyncio.to_thread(ledger.let_go, None)
+            await asyncio.to_thread(self._store.runs.leave_out_held, request.run)
             return HeldFate.LEFT_OUT
 
     @activity.defn

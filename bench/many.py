@@ -52,10 +52,11 @@ async def measure(stage: Stage, paused: int, running: int, seconds: float, recor
             busy = await _share_of_a_core(worker, seconds)
             rate = (await calls(accepting) - before) * _CALL / seconds
             await asyncio.gather(*(facade.result(handle) for handle in runs))
+            peak_mb = worker.peak_mb
     return {
         "paused": len(_names(stuck)),
         "idle_percent_of_a_core": round(100 * idle, 2),
-        "worker_mb": {"alone": round(alone_mb), "with all paused": round(paused_mb), "peak": round(worker.peak_mb)},
+        "worker_mb": {"alone": round(alone_mb), "with all paused": round(paused_mb), "peak": round(peak_mb)},
         "running": len(_names(moving)),
         "records_per_second": round(rate),
         "of_ideal": round(rate / (len(_names(moving)) * _CALL / _ANSWER), 3),

@@ -72,8 +72,9 @@ class Ahead:
         self._after = after
         self._size = job.batch_size
         self._lanes = lanes if job.partition_by is not None else 1
-        # The first read is small, so that the first call is soon on its way, and shows how large the rows are. Each
-        # next one is twice as long: hundreds of exports may end at their first record.
+        # The first read is small, so that the first call is soon on its way, and shows how large the rows are. A next
+        # one is twice as long where the last was waited for: hundreds of exports may wait for slow answers, or at
+        # their first record, and hold little meanwhile.
         self._rows = self._size * lanes
         self._ready: deque[Record] = deque()
         self._reading: asyncio.Task[list[Record]] | None = None
@@ -96,6 +97,7 @@ class Ahead:
             self._reading.exception()
 
     async def _read_on(self) -> None:
+        is_waited_for = self._reading is None or not self._reading.done()
         rows = await (self._reading or self._start_reading())
         self._reading = None
         self._at_end = len(rows) < self._rows
@@ -103,7 +105,8 @@ class Ahead:
         self._largest = max([self._largest, *(len(record.body) for record in rows)])
         if rows and not self._at_end:
             self._after = rows[-1].position
-            self._rows = max(self._size, min(MOST_ROWS, 2 * self._rows, _MOST_READ_BYTES // self._largest))
+            wanted = 2 * self._rows if is_waited_for else self._rows
+            self._rows = max(self._size, min(MOST_ROWS, wanted, _MOST_READ_BYTES // self._largest))
             self._reading = self._start_reading()
 
     def _start_reading(self) -> asyncio.Task[list[Record]]:

@@ -6,12 +6,15 @@ the cause. Such calls are split until the records that are refused alone are fou
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Protocol
 
 from crm_export.config import Job
 from crm_export.errors import CrmError
 from crm_export.model import Category, Record, Refusal, RolledBack, UpsertResult, Written
 from crm_export.salesforce import ObjectDescription, facts, unwritable
+
+_body, _unsendable = attrgetter("body"), attrgetter("unsendable")
 
 
 class Crm(Protocol):
@@ -48,7 +51,7 @@ class Delivery:
 
     async def all_at_once(self, records: Sequence[Record]) -> bool:
         """One all-or-none call. True: every record is in the CRM. False: none is, because of a refused one."""
-        if any(record.unsendable for record in records):
+        if any(map(_unsendable, records)):
             return False
         return _all_written(await self._call(records, all_or_none=True))
 
@@ -109,7 +112,7 @@ class Delivery:
         """Raises CrmError where the call's failure is no record's own, though the CRM says it record by record."""
         job = self._job
         results = await self._crm.upsert(
-            job.object, job.external_id, [record.body for record in records], all_or_none=all_or_none
+            job.object, job.external_id, list(map(_body, records)), all_or_none=all_or_none
         )
         if _all_written(results):
             return results
@@ -129,4 +132,4 @@ class Delivery:
 
 
 def _all_written(results: Sequence[UpsertResult]) -> bool:
-    return {type(result) for result in results} <= {Written}
+    return set(map(type, results)) <= {Written}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 from uuid import UUID
 
 import orjson
@@ -138,11 +138,9 @@ class Record:
         return Position(cursor=OrderValue.of(cursor[0]) if cursor else None, key=OrderValue.of(key))
 
 
-class Written(NamedTuple):
-    """The CRM took the record. ``id`` is Salesforce's, None where it does not say."""
-
-    id: str | None
-    created: bool
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The CRM took the record."""
 
 
 @dataclass(frozen=True, slots=True)

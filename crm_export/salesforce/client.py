@@ -135,10 +135,10 @@ class Salesforce:
         if not isinstance(answer, list) or len(answer) != len(records):
             raise self._unexpected("an answer that does not match the records sent")
         if all([type(item) is dict and item.get("success") is True for item in answer]):  # noqa: C419
-            # Nearly every call, and a fifth of the other way's cost.
-            return [Written(item.get("id"), item.get("created") is True) for item in answer]
+            # Nearly every call, and a fraction of the other way's cost.
+            return [Written()] * len(answer)
         results = [self._result(item, record, external_id) for item, record in zip(answer, records, strict=True)]
-        if all_or_none and {type(result) for result in results} != {Written}:
+        if all_or_none and set(map(type, results)) != {Written}:
             # Whatever a neighbour's line says, nothing of such a call is kept.
             return [RolledBack() if isinstance(result, Written) else result for result in results]
         return results
@@ -147,7 +147,7 @@ class Salesforce:
         if not isinstance(item, dict) or not isinstance(item.get("success"), bool):
             raise self._unexpected("a record's answer of unknown shape")
         if item["success"]:
-            return Written(item.get("id"), item.get("created") is True)
+            return Written()
         errors = item.get("errors")
         if not isinstance(errors, list) or not errors or not isinstance(errors[0], dict):
             raise self._unexpected("a refused record without an error")
@@ -181,8 +181,7 @@ class Salesforce:
         answer = _json(response)
         result: UpsertResult
         if response.is_success:
-            answer = answer if isinstance(answer, dict) else {}
-            result = Written(id=answer.get("id"), created=response.status_code == 201)
+            result = Written()
         elif response.status_code == 300:
             result = refusal(
                 "MULTIPLE_RECORDS", "several records have this external ID", [external_id], record, external_id

@@ -16,6 +16,8 @@ from crm_export.store.export_errors import ExportErrorsTable
 from crm_export.store.schema import positions
 from crm_export.store.settings import pause_on_error
 
+_NOT_HELD: dict[str, Any] = {"held_key": None, "held_position": None, "held_since": None}
+
 
 class Runs:
     """Begins runs, hands out their ledgers, and tells how they stand."""
@@ -52,9 +54,7 @@ class Runs:
                     "gone": 0,
                     "total": None,
                     "pause_on_error": None,
-                    "held_key": None,
-                    "held_position": None,
-                    "held_since": None,
+                    **_NOT_HELD,
                     "completed": False,
                     "full_requested": False,
                     "started_at": datetime.now(UTC),
@@ -92,9 +92,7 @@ class Runs:
                 .values(
                     completed=completed,
                     claim=positions.c.claim + 1,
-                    held_key=None,
-                    held_position=None,
-                    held_since=None,
+                    **_NOT_HELD,
                     pause_on_error=None,
                     updated_at=datetime.now(UTC),
                 )
@@ -113,14 +111,7 @@ class Runs:
     def claim(self, run: RunRef, object_name: str) -> "RunLedger":
         """Take the run over for one attempt of one activity. Raises SupersededError where another run has begun."""
         with self._database.write() as connection:
-            row = connection.execute(
-                update(positions)
-                .where(*_of_run(run))
-                .values(claim=positions.c.claim + 1, updated_at=datetime.now(UTC))
-                .returning(*positions.c)
-            ).one_or_none()
-            if row is None:
-                raise SupersededError(f"{run.job}: another run has taken over")
+            row = _claimed(connection, run)
             return RunLedger(
                 self._database,
                 self._errors,
@@ -130,6 +121,16 @@ class Runs:
                 state=self._state(connection, row),
                 pause=pause_on_error(connection, run.connection, row.pause_on_error),
             )
+
+    def leave_out_held(self, run: RunRef) -> None:
+        """Let the run's held record stay in ExportErrors as open, and its position move behind it; nothing where none
+        is held. Raises SupersededError where another run has begun."""
+        with self._database.write() as connection:
+            row = _claimed(connection, run)
+            if row.held_key is not None:
+                let_go = {**_NOT_HELD, "position": row.held_position, "refused": row.refused + 1}
+                connection.execute(update(positions).where(*_of_run(run)).values(let_go))
+                self._errors.unhold(connection, run.connection, run.job)
 
     def _state(self, connection: Connection, row: Row[Any]) -> RunState:
         held = None
@@ -254,14 +255,7 @@ class RunLedger:
         done = {ClosedBy.EXPORT: "exported", ClosedBy.GONE: "gone"}[became] if became else "refused"
         counts = self.counts.model_copy(update={done: getattr(self.counts, done) + 1})
         with self._database.write() as connection:
-            self._move(
-                connection,
-                counts,
-                position=_json(held.position),
-                held_key=None,
-                held_position=None,
-                held_since=None,
-            )
+            self._move(connection, counts, position=_json(held.position), **_NOT_HELD)
             if became:
                 self._errors.close(connection, self.run.connection, self.run.job, [held.record_key], became)
             else:
@@ -304,6 +298,18 @@ def _of_job(connection_name: str, job: str) -> list[Any]:
 
 def _of_run(run: RunRef) -> list[Any]:
     return [*_of_job(run.connection, run.job), positions.c.run_id == run.run_id]
+
+
+def _claimed(connection: Connection, run: RunRef) -> Row[Any]:
+    row = connection.execute(
+        update(positions)
+        .where(*_of_run(run))
+        .values(claim=positions.c.claim + 1, updated_at=datetime.now(UTC))
+        .returning(*positions.c)
+    ).one_or_none()
+    if row is None:
+        raise SupersededError(f"{run.job}: another run has taken over")
+    return row
 
 
 def _row(connection: Connection, name: str, job: str, *, for_update: bool = False) -> Row[Any] | None:

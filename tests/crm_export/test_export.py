@@ -65,7 +65,7 @@ class FakeCrm:
         failed = all_or_none and any(key in alone for key in keys)
         results: list[UpsertResult] = []
         for key in keys:
-            results.append(alone.get(key) or (RolledBack() if failed else Written(id=key, created=True)))
+            results.append(alone.get(key) or (RolledBack() if failed else Written()))
             if isinstance(results[-1], Written):
                 self.written.append(key)
         return results

@@ -57,8 +57,7 @@ class Crm:
             await asyncio.sleep(0)
         self._in_flight.remove(keys)
         results: list[UpsertResult] = [
-            Refusal(code="STRING_TOO_LONG", message="no") if key in self._refused else Written(key, True)
-            for key in keys
+            Refusal(code="STRING_TOO_LONG", message="no") if key in self._refused else Written() for key in keys
         ]
         if all_or_none and any(isinstance(result, Refusal) for result in results):
             return [result if isinstance(result, Refusal) else RolledBack() for result in results]

@@ -37,7 +37,7 @@ class Crm:
         self.sent += keys
         if self.calls == self._dies_at:
             raise KilledError
-        return [NO if int(key[1:]) % 3 == 0 else Written(key, True) for key in keys]
+        return [NO if int(key[1:]) % 3 == 0 else Written() for key in keys]
 
     async def describe(self, object_name: str) -> ObjectDescription:
         raise AssertionError("no permission is missing here")
