@@ -17,6 +17,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.endings import Heartbeats
 from activities.export import ExportActivities
 from activities.export_errors import ExportErrorsActivities
 from activities.reexport import ReexportActivities
@@ -85,6 +86,7 @@ def build(
         ],
         workflow_runner=SANDBOX,
         max_concurrent_activities=activities_at_once,
+        interceptors=[Heartbeats()],
         graceful_shutdown_timeout=GRACE,
         sticky_queue_schedule_to_start_timeout=STICKY,
     )

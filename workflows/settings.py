@@ -43,8 +43,7 @@ class CrmSettings:
         self._settings = await workflow.execute_activity_method(
             SettingsActivities.load_settings,
             self._connection,
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )
         self._show()
         while not (workflow.info().is_continue_as_new_suggested() and workflow.all_handlers_finished()):
@@ -58,15 +57,14 @@ class CrmSettings:
         self._settings = await workflow.execute_activity_method(
             SettingsActivities.change_setting,
             change.request,
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )
         self._show()
         change.told = await workflow.execute_activity_method(
             SettingsActivities.tell_exports,
             change.request,
             start_to_close_timeout=timeouts.TELL_ALL,
-            heartbeat_timeout=timeouts.STORE_CALL,
+            heartbeat_timeout=timeouts.HEARTBEAT,
             retry_policy=timeouts.UNTIL_IT_WORKS,
         )
 

@@ -80,7 +80,7 @@ class Watch:
         self._world = world
         self._crm = CrmFile(world.crm_file)
         self._holds: dict[str, _Hold] = {}
-        self._open: set[tuple[str, str]] = set()
+        self._ever_open: set[tuple[str, str]] = set()
         self._since = 0
         self.found: list[str] = []
         self.looks = 0
@@ -102,17 +102,18 @@ class Watch:
             for row in rows
             if row["job"] in _ONE_AT_A_TIME
         }
-        open_now = {(row["job"], row["record_key"]) for row in errors}
+        # A re-export may write what was open when its page began.
+        self._ever_open |= {(row["job"], row["record_key"]) for row in errors}
         for job, hold in holds.items():
             if self._holds.get(job) == hold:
-                self._judge(job, hold, self._crm.writes[self._since : before], self._open | open_now)
+                self._judge(job, hold, self._crm.writes[self._since : before])
         self.looks += 1
-        self._holds, self._open, self._since = holds, open_now, self._crm.read_on()
+        self._holds, self._since = holds, self._crm.read_on()
 
-    def _judge(self, job: str, hold: _Hold, writes: list[Write], reexported: set[tuple[str, str]]) -> None:
+    def _judge(self, job: str, hold: _Hold, writes: list[Write]) -> None:
         for write in writes:
             behind = write.version > hold.version if hold.version else write.key > hold.key
-            if write.job == job and behind and (job, write.key) not in reexported:
+            if write.job == job and behind and (job, write.key) not in self._ever_open:
                 self.found.append(f"{job} {write.key} (write {write.seq}) was written while {hold.key} was held")
 
 
