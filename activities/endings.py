@@ -10,7 +10,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from crm_export.errors import ConfigError, JobLevelError, StoreError, SupersededError
+from crm_export.errors import ConfigError, JobLevelError, ReplacedError, StoreError, SupersededError
 from crm_export.export import job_trouble
 from crm_export.model import JobTrouble
 
@@ -74,7 +74,9 @@ def trouble_raised() -> Iterator[None]:
     except (JobLevelError, StoreError) as error:
         raise trouble(job_trouble(error)) from None
     except (ConfigError, SupersededError) as error:
-        raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from None
+        # Of two attempts it may be the older one that took over: it was handed to a worker that was stopped until now.
+        final = isinstance(error, ConfigError | ReplacedError)
+        raise ApplicationError(str(error), type=type(error).__name__, non_retryable=final) from None
 
 
 def trouble(of_job: JobTrouble) -> ApplicationError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from crm_export.errors import StoreError, SupersededError
+from crm_export.errors import ReplacedError, StoreError, SupersededError
 from crm_export.model import ClosedBy, ErrorState, HeldRecord, Position, Refusal, RunCounts, RunRef, RunState
 from crm_export.store.database import Database
 from crm_export.store.export_errors import ExportErrorsTable
@@ -101,7 +101,7 @@ class Runs:
             )
             row = _row(connection, run.connection, run.job)
             if row is None or done.rowcount == 0:
-                raise SupersededError(f"{run.job}: another run has taken over")
+                raise ReplacedError(f"{run.job}: another run has taken over")
             return self._state(connection, row)
 
     def state(self, connection_name: str, job: str) -> RunState | None:
@@ -111,7 +111,7 @@ class Runs:
             return None if row is None else self._state(connection, row)
 
     def claim(self, run: RunRef, object_name: str) -> "RunLedger":
-        """Take the run over for one attempt of one activity. Raises SupersededError where another run has begun."""
+        """Take the run over for one attempt of one activity. Raises ReplacedError where another run has begun."""
         with self._database.write() as connection:
             row = connection.execute(
                 update(positions)
@@ -120,7 +120,7 @@ class Runs:
                 .returning(*positions.c)
             ).one_or_none()
             if row is None:
-                raise SupersededError(f"{run.job}: another run has taken over")
+                raise ReplacedError(f"{run.job}: another run has taken over")
             return RunLedger(
                 self._database,
                 self._errors,

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 import worker
+from activities.codec import data_converter
 from activities.requests import ErrorsSummary
 from crm_export.clients import Clients
 from crm_export.config import Config
@@ -46,11 +46,11 @@ class Exporting:
         for crm in clients._crms.values():
             await crm.aclose()
 
-    async def start(self) -> "WorkflowHandle[ExportWorkflow, ExportResult]":
+    async def start(self, suffix: str = "") -> "WorkflowHandle[ExportWorkflow, ExportResult]":
         return await self.client.start_workflow(
             ExportWorkflow.run,
             ExportRequest(connection=self.connection, job="accounts"),
-            id=f"export/{self.connection}/accounts",
+            id=f"export/{self.connection}/accounts{suffix}",
             task_queue=self._task_queue,
         )
 
@@ -79,7 +79,7 @@ class Exporting:
     async def replay(self) -> int:
         """Replay every execution that has ended: the workflows are deterministic. Gives how many there were."""
         replayer = Replayer(
-            workflows=worker.WORKFLOWS, workflow_runner=worker.SANDBOX, data_converter=pydantic_data_converter
+            workflows=worker.WORKFLOWS, workflow_runner=worker.SANDBOX, data_converter=data_converter({})
         )
         ended = f'TaskQueue="{self._task_queue}" AND ExecutionStatus IN ("Completed", "ContinuedAsNew")'
         # Not those under way: a history that is cut in the midst of a workflow task can keep the replayer waiting.
