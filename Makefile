@@ -1,5 +1,5 @@
 # Everything works from a fresh clone: each target sets up what it needs.
-.PHONY: setup test demo demo-script bench lint clean
+.PHONY: setup test demo demo-script bench lint chaos histories clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,6 +21,14 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+# One seed, or several: make chaos SEEDS=20, make chaos SEED=7. What a seed found wrong is kept in .chaos/.
+chaos: setup
+	$(BIN)/python -m tests.chaos --keep .chaos $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS))
+
+# After a change of a workflow that no running export is broken by: records what replay tests replay.
+histories: setup
+	$(BIN)/python -m pytest -q tests/workflows/record_histories.py
 
 demo: setup
 	$(BIN)/crm-export demo
