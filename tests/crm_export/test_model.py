@@ -31,7 +31,7 @@ from tests.crm_export.test_export import job as job_of
 
 FINE, BAD, TOXIC = "fine", "bad", "toxic"
 """What the CRM makes of a row: takes it, refuses it, or refuses every record of its call."""
-KEYS = [f"k{i:02d}" for i in range(24)]
+KEYS = [f"k{i:02d}" for i in range(12)]
 Row = tuple[int, str]
 Result = TypeVar("Result")
 
@@ -98,7 +98,7 @@ class Crm:
 
     kept: dict[str, int] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
-    meanwhile: Callable[[], object] | None = None
+    meanwhile: Callable[[], Coroutine[Any, Any, object]] | None = None
 
     async def upsert(
         self, object_name: str, external_id: str, records: Sequence[bytes], *, all_or_none: bool
@@ -120,8 +120,8 @@ class Crm:
                 self.written.append(key)
                 results.append(Written(id=key, created=True))
         meanwhile, self.meanwhile = self.meanwhile, None
-        if meanwhile:
-            meanwhile()
+        if meanwhile is not None:
+            await meanwhile()
         return results
 
     async def describe(self, object_name: str) -> ObjectDescription:
@@ -166,9 +166,19 @@ class Heart(RuleBasedStateMachine):
     def change_row(self, key: str, kind: str) -> None:
         self.model.rows[key] = (self.model.rows.get(key, (0, ""))[0] + 1, kind)
 
+    @precondition(lambda self: self.model.held)
+    @rule(kind=kinds)
+    def change_held_row(self, kind: str) -> None:
+        self.change_row(str(self.model.held), kind)
+
     @rule(key=keys)
     def delete_row(self, key: str) -> None:
         self.model.rows.pop(key, None)
+
+    @precondition(lambda self: self.model.held)
+    @rule()
+    def delete_held_row(self) -> None:
+        self.delete_row(str(self.model.held))
 
     @rule(on=st.booleans())
     def set_pause(self, on: bool) -> None:
@@ -183,7 +193,7 @@ class Heart(RuleBasedStateMachine):
     @rule()
     def page(self) -> None:
         before = len(self.crm.written)
-        result = self._page()
+        result = self._run(self._export_page())
         expected = sorted(key for key in self.model.rows if key > self.model.position and self.model.held is None)
         self.model.page()
         assert (result.held.record_key if result.held else None) == self.model.held
@@ -195,25 +205,28 @@ class Heart(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.held is None)
     @rule()
-    def page_that_another_attempt_cuts_off(self) -> None:
-        """As a kill would: what the first call wrote is in the CRM, and the store does not know of it."""
+    def page_that_another_attempt_takes_over(self) -> None:
+        """As after a kill, or a worker that was stopped for a while: the older attempt may not write a word more."""
         ledger = self._claim()
-        self.crm.meanwhile = self._claim
+        self.crm.meanwhile = self._export_page
         with contextlib.suppress(SupersededError):
             self._run(export_page(self.job, self.source, self.crm, ledger, seconds=60, should_stop=lambda: False))
         self.crm.meanwhile = None
-        self._adopt(len(self.crm.written))
+        self.model.page()
 
     @precondition(lambda self: self.model.held is None)
     @rule(on=st.booleans())
     def page_while_the_setting_changes(self, on: bool) -> None:
-        """Whatever call the change falls into, nothing is passed by that is neither in the CRM nor in the table."""
+        """In the midst of the first call: what that call finds is decided by the setting as it is then."""
         before = len(self.crm.written)
-        self.crm.meanwhile = lambda: self.set_pause(on)
-        self._page()
-        if self.crm.meanwhile is not None:
+
+        async def change() -> None:
             self.set_pause(on)
-        self.crm.meanwhile = None
+
+        self.crm.meanwhile = change
+        result = self._run(self._export_page())
+        changed, self.crm.meanwhile = self.crm.meanwhile is None, None
+        assert on or not changed or result.held is None
         self._adopt(before)
 
     def _adopt(self, before: int) -> None:
@@ -244,8 +257,11 @@ class Heart(RuleBasedStateMachine):
     def attempt_while_the_row_changes(self, kind: str) -> None:
         key = str(self.model.held)
         version, before = self.model.rows[key]
-        if self.model.pauses:
-            self.crm.meanwhile = lambda: self.change_row(key, kind)
+
+        async def change() -> None:
+            self.change_row(key, kind)
+
+        self.crm.meanwhile = change if self.model.pauses else None
         self._run(export_held_record(self.job, self.source, self.crm, self._claim()))
         if not self.model.pauses or before == FINE:
             self.model.crm |= {key: version} if before == FINE and self.model.pauses else {}
@@ -329,10 +345,9 @@ class Heart(RuleBasedStateMachine):
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return self.runner.run(work)
 
-    def _page(self) -> PageResult:
-        return self._run(
-            export_page(self.job, self.source, self.crm, self._claim(), seconds=60, should_stop=lambda: False)
-        )
+    async def _export_page(self) -> PageResult:
+        ledger = self._claim()
+        return await export_page(self.job, self.source, self.crm, ledger, seconds=60, should_stop=lambda: False)
 
     @property
     def _end(self) -> str:

@@ -3,12 +3,13 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError
 from temporalio.worker import Replayer
 
 import worker
@@ -181,5 +182,7 @@ async def exporting(
     async with exporting.worker():
         yield exporting
         async for run in temporal.list_workflows(f'TaskQueue="crm-export-test-{number}" AND ExecutionStatus="Running"'):
-            await temporal.get_workflow_handle(run.id).terminate()
+            # It may just have ended.
+            with suppress(RPCError):
+                await temporal.get_workflow_handle(run.id).terminate()
     store.close()
