@@ -22,6 +22,8 @@ from sqlalchemy.engine import make_url
 from control.processes import free_port, temporal_command
 
 CONNECTION = "chaos"
+CLIENT_SECRET = "Client-Secret-4711"
+STORE_PASSWORD = "Store-Password-0815"
 WORKERS = ("worker-1", "worker-2")
 LATENCY = 0.1
 """Seconds a call of the CRM: faults are to meet exports that are under way."""
@@ -131,7 +133,9 @@ class PostgreSQL:
             psutil.wait_procs(family, timeout=10)
 
     def url(self, database: str) -> str:
-        return make_url(self._server.get_uri()).set(database=database).render_as_string(hide_password=False)
+        # It trusts whoever may open its socket: the password is there to be kept secret.
+        url = make_url(self._server.get_uri()).set(database=database, password=STORE_PASSWORD)
+        return url.render_as_string(hide_password=False)
 
 
 class World:
@@ -147,6 +151,7 @@ class World:
         temporal_port = int(self.temporal_address.split(":")[1])
         crm_port = int(self.crm_url.rsplit(":", 1)[1])
         crm = [sys.executable, "-m", "salesforce_simulator", "--port", str(crm_port), "--keep", str(self.crm_file)]
+        crm += ["--client-secret", CLIENT_SECRET]
         temporal = temporal_command(temporal_port, free_port(), folder / "temporal.db")
         worker = [sys.executable, "-m", "worker", "--config", str(self.config_file)]
         # So that continuing as new is met within seconds.
@@ -189,7 +194,7 @@ class World:
                 CONNECTION: {
                     "crm": "salesforce",
                     "login_url": self.crm_url,
-                    "auth": {"flow": "client_credentials", "client_id": "demo", "client_secret": "demo"},
+                    "auth": {"flow": "client_credentials", "client_id": "demo", "client_secret": CLIENT_SECRET},
                     "blocked_after": "1s",
                 }
             },
