@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
+from temporalio.common import WorkerDeploymentVersion
 from temporalio.service import RPCError
 from temporalio.worker import Replayer
 
@@ -40,9 +41,9 @@ class Exporting:
         self._task_queue = task_queue
 
     @asynccontextmanager
-    async def worker(self) -> AsyncIterator[None]:
+    async def worker(self, version: WorkerDeploymentVersion | None = None) -> AsyncIterator[None]:
         clients = Clients(self.config, self.store)
-        async with worker.build(self.client, clients, self._task_queue):
+        async with worker.build(self.client, clients, self._task_queue, version=version):
             yield
         for crm in clients._crms.values():
             await crm.aclose()
