@@ -252,11 +252,12 @@ class Heart(RuleBasedStateMachine):
         self._run(export_held_record(self.job, self.source, self.crm, self._claim()))
         self._attempted(key)
 
-    @precondition(lambda self: self.model.held in self.model.rows)
-    @rule(kind=kinds)
-    def attempt_while_the_row_changes(self, kind: str) -> None:
+    @precondition(lambda self: self.model.held)
+    @rule(before=kinds, kind=kinds)
+    def attempt_while_the_row_changes(self, before: str, kind: str) -> None:
         key = str(self.model.held)
-        version, before = self.model.rows[key]
+        self.change_row(key, before)
+        version, _ = self.model.rows[key]
 
         async def change() -> None:
             self.change_row(key, kind)
@@ -357,6 +358,6 @@ class Heart(RuleBasedStateMachine):
 
 # The same examples each time: a test that fails fails for everybody.
 Heart.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=120, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 TestHeart = Heart.TestCase
