@@ -18,6 +18,7 @@ import orjson
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import event
 
 from crm_export.config import Job
 from crm_export.errors import SupersededError
@@ -137,6 +138,10 @@ def _empty_store() -> Path:
     return file
 
 
+def _without_waiting_for_the_disk(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA synchronous = OFF")
+
+
 class Heart(RuleBasedStateMachine):
     """One job's exports; ``model`` says what should have become of them."""
 
@@ -148,6 +153,7 @@ class Heart(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         shutil.copy(_empty_store(), f"{self.folder.name}/store.db")
         self.store = Store(f"sqlite:///{self.folder.name}/store.db")
+        event.listen(self.store.database.engine, "connect", _without_waiting_for_the_disk)
         self.store.settings.create("acme", Settings())
         self.model = Model({key: (1, kind) for key, kind in zip(KEYS, kinds, strict=False)})
         self.source, self.crm = Rows(self.model.rows), Crm()
