@@ -153,10 +153,11 @@ def _wrong(known: Field, value: Any) -> dict[str, Any] | None:
             return None
         case "datetime" | "date":
             try:
-                (datetime if known.type == "datetime" else date).fromisoformat(str(value))
+                moment = (datetime if known.type == "datetime" else date).fromisoformat(str(value))
             except ValueError:
                 return _bad(known, value)
-            return None
+            # The years that Salesforce's dates have.
+            return None if 1700 <= moment.year <= 4000 else _bad(known, value)
     if isinstance(value, dict | list):
         return _bad(known, value)
     text = str(value)
