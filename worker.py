@@ -30,6 +30,7 @@ from crm_export.config import Config
 from crm_export.errors import ConfigError, StoreError
 from crm_export.log import configure
 from crm_export.store import Store
+from workflows.asked import Checked
 from workflows.export import ExportWorkflow
 from workflows.export_errors import ExportErrors
 from workflows.reexport import CRMExportExportError
@@ -40,6 +41,8 @@ SANDBOX = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules("activities", "crm_export", "workflows")
 )
 """The project's own modules are imported once, not once a workflow: a third of the time to start one."""
+
+INTERCEPTORS = [Heartbeats(), Checked()]
 
 GRACE = timedelta(seconds=30)
 """A page ends at its next batch when the worker is asked to stop; this is for a slow last call."""
@@ -92,7 +95,7 @@ def build(
         ],
         workflow_runner=SANDBOX,
         max_concurrent_activities=activities_at_once,
-        interceptors=[Heartbeats()],
+        interceptors=INTERCEPTORS,
         # A paused export may wait for weeks: it moves on to the version that is current, and needs no old worker.
         deployment_config=WorkerDeploymentConfig(version, True, VersioningBehavior.AUTO_UPGRADE) if version else None,
         graceful_shutdown_timeout=GRACE,

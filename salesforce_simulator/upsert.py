@@ -98,6 +98,9 @@ def _refused(
         return error(
             "DUPLICATE_EXTERNAL_ID", f"{key_field.name}: duplicate external id specified: {one.key}", key_field.name
         )
+    if len(str(one.key)) > key_field.length:
+        told = f"{key_field.name}: data value too large: {one.key} (max length={key_field.length})"
+        return error("STRING_TOO_LONG", told, key_field.name)
     for lock in rules.of(RowLock):
         if str(one.key) in lock.keys and lock.tries > 0:
             lock.tries -= 1

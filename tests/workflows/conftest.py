@@ -81,7 +81,10 @@ class Exporting:
     async def replay(self) -> int:
         """Replay every execution that has ended: the workflows are deterministic. Gives how many there were."""
         replayer = Replayer(
-            workflows=worker.WORKFLOWS, workflow_runner=worker.SANDBOX, data_converter=data_converter({})
+            workflows=worker.WORKFLOWS,
+            workflow_runner=worker.SANDBOX,
+            interceptors=worker.INTERCEPTORS,
+            data_converter=data_converter({}),
         )
         ended = f'TaskQueue="{self._task_queue}" AND ExecutionStatus IN ("Completed", "ContinuedAsNew")'
         # Not those under way: a history that is cut in the midst of a workflow task can keep the replayer waiting.

@@ -43,7 +43,12 @@ def test_every_path_is_recorded() -> None:
 
 @pytest.mark.parametrize("name", sorted({*PATHS, *(file.stem for file in HISTORIES.glob("*.json"))}))
 async def test_replay(name: str) -> None:
-    replayer = Replayer(workflows=worker.WORKFLOWS, workflow_runner=worker.SANDBOX, data_converter=data_converter({}))
+    replayer = Replayer(
+        workflows=worker.WORKFLOWS,
+        workflow_runner=worker.SANDBOX,
+        interceptors=worker.INTERCEPTORS,
+        data_converter=data_converter({}),
+    )
     history = WorkflowHistory.from_json(name, (HISTORIES / f"{name}.json").read_text())
     result = await replayer.replay_workflow(history, raise_on_replay_failure=False)
     assert result.replay_failure is None, _BROKEN.format(name=name, why=result.replay_failure)
