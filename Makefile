@@ -1,5 +1,5 @@
 # Everything works from a fresh clone: each target sets up what it needs.
-.PHONY: setup test demo demo-script bench lint chaos histories clean
+.PHONY: setup test demo demo-script bench lint chaos histories lock sbom audit clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -39,5 +39,25 @@ demo-script: setup
 bench: setup
 	$(BIN)/python -m bench
 
+# What the image is built of, with hashes; once more after a change of dependencies.
+SUPPLY := .venv-supply-chain
+$(SUPPLY)/.installed: constraints.txt
+	test -x $(SUPPLY)/bin/python || $(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip install --quiet --constraint constraints.txt pip-tools cyclonedx-bom pip-audit
+	@touch $@
+
+lock: $(SUPPLY)/.installed
+	$(SUPPLY)/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+		--constraint constraints.txt --extra codec --all-build-deps --output-file requirements.lock pyproject.toml
+
+sbom: $(SUPPLY)/.installed
+	$(SUPPLY)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+		--output-reproducible --output-format JSON --output-file sbom.json
+
+# Asks a vulnerability service: needs the network.
+audit: $(SUPPLY)/.installed
+	$(SUPPLY)/bin/pip-audit --require-hashes --disable-pip --requirement requirements.lock
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(SUPPLY) .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -225,7 +225,7 @@ class Job(_Model):
 class Config(_Model):
     """All of ``exports.yaml``."""
 
-    store: str
+    store: Annotated[str, Field(repr=False)]
     connections: dict[str, Connection]
     sources: dict[str, SourceConfig]
     jobs: dict[str, Job]
