@@ -33,6 +33,11 @@ class Source:
 
     def create(self, rng: random.Random, refused: float) -> None:
         """Each table with ``ROWS`` rows, of which the CRM refuses a share for themselves."""
+        self.create_tables()
+        for job in JOBS:
+            self.put(job, [(f"K{i:03d}", rng.random() >= refused) for i in range(ROWS)])
+
+    def create_tables(self) -> None:
         with psycopg.connect(self.world.postgresql.url("source"), autocommit=True) as connection:
             for table in JOBS:
                 connection.execute(
@@ -40,8 +45,6 @@ class Source:
                     "version bigint UNIQUE)".encode()
                 )
             connection.execute("CREATE SEQUENCE versions")
-        for job in JOBS:
-            self.put(job, [(f"K{i:03d}", rng.random() >= refused) for i in range(ROWS)])
 
     def put(self, job: str, rows: Sequence[tuple[str, bool]]) -> None:
         """Insert or update rows: (key, whether the CRM takes it for itself)."""
