@@ -13,13 +13,18 @@ import psycopg
 import pytest
 from temporalio.client import Client, WorkflowHandle
 
-from activities.codec import KEYS_VARIABLE
+from activities.codec import KEYS_VARIABLE, data_converter
 from activities.temporal import connect
 from control.exports import exports
 from control.setup import setup
 from crm_export import exports_yaml
+from crm_export.model import Settings
+from crm_export.store import Store
 from tests.chaos.world import CLIENT_SECRET, CONNECTION, JOBS, STORE_PASSWORD, WORKERS, World
-from tests.parts import NO_CITY
+from tests.parts import NO_CITY, Org
+from tests.workflows.conftest import Exporting, config_of
+from tests.workflows.test_export import airports
+from workflows.export import ExportWorkflow
 
 PAYLOAD_KEY = base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 VALUES = ("Zanzibar", "Quuxville", "Plughstate")
@@ -64,6 +69,40 @@ async def test_nothing_private_is_left_behind(world: World, encrypted: bool) -> 
     database = places["temporal.db"] + places.get("temporal.db-wal", b"")
     for text in ("KEY-001", "An airport needs a city"):
         assert _in(text, database) is not encrypted, text
+
+
+async def test_a_worker_without_the_key_breaks_nothing(
+    temporal: Client, org: Org, source_file: Path, tmp_path: Path
+) -> None:
+    """It can read neither the run nor what it is told; with the key, all goes on."""
+    encrypting = await Client.connect(
+        temporal.service_client.config.target_host, data_converter=data_converter({KEYS_VARIABLE: f"k:{PAYLOAD_KEY}"})
+    )
+    config = config_of(org, source_file, tmp_path / "store.db", "keys")
+    store = Store(config.store)
+    store.migrate()
+    store.settings.create("keys", Settings())
+    exporting = Exporting(encrypting, config, store, org, "crm-export-keys")
+    keys = airports(source_file, 25, {13})
+    await org.rule("city", NO_CITY)
+    async with exporting.worker():
+        handle = await exporting.start()
+        await exporting.until_held(handle, "A013")
+    async with Exporting(temporal, config, store, org, "crm-export-keys").worker():
+        await handle.signal(ExportWorkflow.set_pause_on_error, False)
+        while not await _fails(temporal, handle.id):
+            await asyncio.sleep(0.1)
+    async with exporting.worker():
+        assert (await handle.result()).refused == 1
+    assert sorted(await org.written()) == [key for key in keys if key != "A013"]
+    async for run in temporal.list_workflows('TaskQueue="crm-export-keys" AND ExecutionStatus="Running"'):
+        await temporal.get_workflow_handle(run.id).terminate()
+    store.close()
+
+
+async def _fails(client: Client, workflow_id: str) -> bool:
+    events = client.get_workflow_handle(workflow_id).fetch_history_events()
+    return any([event.HasField("workflow_task_failed_event_attributes") async for event in events])
 
 
 def _rows(world: World) -> None:
