@@ -46,9 +46,10 @@ async def play(seed: int, *, seconds: float = SECONDS, keep: Path | None = None)
     report = Report(seed)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as name:
-        world = World(Path(name) / "world", long_history=random.Random(seed).choice([60, 200, 4096]))
+        setting = random.Random(seed)
+        world = World(Path(name) / "world", long_history=setting.choice([60, 200, 4096]))
         try:
-            with world.environment():
+            with world.environment(encrypted=setting.random() < 0.25):
                 await _play(world, report, seconds)
         finally:
             await world.stop()

@@ -1,6 +1,7 @@
 """The programs that one campaign is played with: each can be killed, stopped, resumed and started again."""
 
 import asyncio
+import base64
 import contextlib
 import os
 import signal
@@ -12,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import psycopg
@@ -19,6 +21,7 @@ import yaml
 from psycopg.rows import dict_row
 from sqlalchemy.engine import make_url
 
+from activities.codec import KEYS_VARIABLE
 from control.processes import free_port, temporal_command
 
 CONNECTION = "chaos"
@@ -224,17 +227,11 @@ class World:
                     return
 
     @contextlib.contextmanager
-    def environment(self) -> Iterator[None]:
-        """This process, and those that it starts, know the Temporal server by the variable that everybody uses."""
-        before = os.environ.get("TEMPORAL_ADDRESS")
-        os.environ["TEMPORAL_ADDRESS"] = self.temporal_address
-        try:
+    def environment(self, *, encrypted: bool = False) -> Iterator[None]:
+        """This process, and those that it starts, know the Temporal server, and perhaps a key, by their variables."""
+        keys = {KEYS_VARIABLE: f"chaos:{base64.b64encode(bytes(32)).decode()}"} if encrypted else {}
+        with mock.patch.dict(os.environ, {"TEMPORAL_ADDRESS": self.temporal_address, **keys}):
             yield
-        finally:
-            if before is None:
-                del os.environ["TEMPORAL_ADDRESS"]
-            else:
-                os.environ["TEMPORAL_ADDRESS"] = before
 
 
 def _wait_for_port(port: int, program: Program) -> None:
