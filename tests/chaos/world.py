@@ -127,9 +127,12 @@ class PostgreSQL:
     def kill(self) -> None:
         import psutil
 
+        info = self._server._postmaster_info
+        # It knows its process by more than the number, which may be another's by now.
+        if info is None or not info.process.is_running():
+            return
         with contextlib.suppress(psutil.NoSuchProcess):
-            postmaster = psutil.Process(self._server.get_pid())
-            family = [postmaster, *postmaster.children(recursive=True)]
+            family = [info.process, *info.process.children(recursive=True)]
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
