@@ -128,11 +128,12 @@ class PostgreSQL:
         import psutil
 
         info = self._server._postmaster_info
-        # It knows its process by more than the number, which may be another's by now.
-        if info is None or not info.process.is_running():
+        postmaster = info.process if info is not None else None
+        # It is known by more than its number, which may be another's by now.
+        if postmaster is None or not postmaster.is_running():
             return
         with contextlib.suppress(psutil.NoSuchProcess):
-            family = [info.process, *info.process.children(recursive=True)]
+            family = [postmaster, *postmaster.children(recursive=True)]
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
