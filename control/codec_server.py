@@ -26,7 +26,7 @@ _MOST_BYTES = 20_000_000
 
 @click.command(name="codec-server")
 @click.option("--host", default="127.0.0.1", show_default=True, help=f"Elsewhere than here it needs {TOKEN_VARIABLE}.")
-@click.option("--port", default=8888, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--port", default=8888, show_default=True, type=click.IntRange(1, 65535), help="Listen here.")
 @click.option(
     "--ui", metavar="URL", help="The Temporal UI that may ask (default: TEMPORAL_UI_URL, or the dev server's)."
 )
