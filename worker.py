@@ -7,16 +7,18 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TypeVar
 
 from temporalio import activity, workflow
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.worker import Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.endings import Heartbeats
 from activities.export import ExportActivities
 from activities.export_errors import ExportErrorsActivities
 from activities.reexport import ReexportActivities
@@ -28,6 +30,7 @@ from crm_export.config import Config
 from crm_export.errors import ConfigError, StoreError
 from crm_export.log import configure
 from crm_export.store import Store
+from workflows.asked import Checked
 from workflows.export import ExportWorkflow
 from workflows.export_errors import ExportErrors
 from workflows.reexport import CRMExportExportError
@@ -38,6 +41,8 @@ SANDBOX = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules("activities", "crm_export", "workflows")
 )
 """The project's own modules are imported once, not once a workflow: a third of the time to start one."""
+
+INTERCEPTORS = [Heartbeats(), Checked()]
 
 GRACE = timedelta(seconds=30)
 """A page ends at its next batch when the worker is asked to stop; this is for a slow last call."""
@@ -55,9 +60,14 @@ T = TypeVar("T")
 
 
 def build(
-    client: Client, clients: Clients, task_queue: str = TASK_QUEUE, *, activities_at_once: int = ACTIVITIES
+    client: Client,
+    clients: Clients,
+    task_queue: str = TASK_QUEUE,
+    *,
+    activities_at_once: int = ACTIVITIES,
+    version: WorkerDeploymentVersion | None = None,
 ) -> Worker:
-    """A worker with every workflow and activity of the project."""
+    """A worker with every workflow and activity of the project; with a ``version``, a versioned one."""
     exports = ExportActivities(clients)
     errors = ExportErrorsActivities(clients, task_queue)
     reexports = ReexportActivities(clients)
@@ -85,9 +95,23 @@ def build(
         ],
         workflow_runner=SANDBOX,
         max_concurrent_activities=activities_at_once,
+        interceptors=INTERCEPTORS,
+        # A paused export may wait for weeks: it moves on to the version that is current, and needs no old worker.
+        deployment_config=WorkerDeploymentConfig(version, True, VersioningBehavior.AUTO_UPGRADE) if version else None,
         graceful_shutdown_timeout=GRACE,
         sticky_queue_schedule_to_start_timeout=STICKY,
     )
+
+
+def version_of(environ: Mapping[str, str]) -> WorkerDeploymentVersion | None:
+    """The worker's version, by the variables that Temporal's Worker Controller sets; None without. Raises ConfigError.
+
+    A versioned worker gets nothing to do until its version is made current (docs/deployment.md).
+    """
+    name, build_id = environ.get("TEMPORAL_DEPLOYMENT_NAME"), environ.get("TEMPORAL_WORKER_BUILD_ID")
+    if bool(name) != bool(build_id):
+        raise ConfigError("TEMPORAL_DEPLOYMENT_NAME and TEMPORAL_WORKER_BUILD_ID go together: set both, or neither")
+    return WorkerDeploymentVersion(name, build_id) if name and build_id else None
 
 
 async def run(config: Config, stop: asyncio.Event) -> None:
@@ -95,7 +119,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
 
     A store that is not set up, or a server that is not up yet, is waited for.
     """
-    runtime = measured(os.environ)
+    runtime, version = measured(os.environ), version_of(os.environ)
     prepare_process()
     store = Store(config.store)
     clients = Clients(config, store)
@@ -104,8 +128,10 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         client = await _waited_for(lambda: connect(runtime), TemporalUnreachableError, stop)
         if client is None:
             return
-        async with build(client, clients):
-            logger.info("worker started", extra={"task_queue": TASK_QUEUE, "namespace": client.namespace})
+        async with build(client, clients, version=version):
+            what = {"task_queue": TASK_QUEUE, "namespace": client.namespace}
+            version_text = version.to_canonical_string() if version else None
+            logger.info("worker started", extra={**what, "version": version_text})
             await stop.wait()
             logger.info("worker stopping")
         logger.info("worker stopped")

@@ -4,18 +4,19 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from crm_export.errors import ConfigError, JobLevelError, StoreError, SupersededError
+from crm_export.errors import ConfigError, JobLevelError, ReplacedError, StoreError, SupersededError
 from crm_export.export import job_trouble
 from crm_export.model import JobTrouble
 
 T = TypeVar("T")
 
-_BEAT_SECONDS = 1.0
+_BEAT_SECONDS = 0.5
 """The SDK sends at most one heartbeat in 80 % of the timeout; asking more often costs nothing."""
 _TROUBLE_INITIAL = timedelta(seconds=2)
 _TROUBLE_MAXIMUM = timedelta(minutes=5)
@@ -23,7 +24,7 @@ _TROUBLE_MAXIMUM = timedelta(minutes=5)
 
 
 async def to_its_end(work: Callable[[Callable[[], bool]], Awaitable[T]]) -> T:
-    """Run ``work(should_stop)`` under heartbeats; a cancellation or the worker's shutdown asks it to stop, and its true
+    """Run ``work(should_stop)``; a cancellation or the worker's shutdown asks it to stop, and its true
     end is waited for, since a call in flight may write."""
     asked_to_stop = False
 
@@ -34,23 +35,35 @@ async def to_its_end(work: Callable[[Callable[[], bool]], Awaitable[T]]) -> T:
         return await work(should_stop)
 
     task = asyncio.create_task(run())
-    beat = asyncio.create_task(_beat())
-    try:
-        while True:
-            try:
-                return await asyncio.shield(task)
-            except asyncio.CancelledError:
-                if task.done():
-                    raise
-                asked_to_stop = True
-    finally:
-        beat.cancel()
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                raise
+            asked_to_stop = True
+
+
+class Heartbeats(Interceptor):
+    """Every activity beats, unless it ends at once: one whose worker was killed is taken over, whatever it did."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Beating(next)
+
+
+class _Beating(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        beat = asyncio.create_task(_beat())
+        try:
+            return await super().execute_activity(input)
+        finally:
+            beat.cancel()
 
 
 async def _beat() -> None:
     while True:
-        activity.heartbeat()
         await asyncio.sleep(_BEAT_SECONDS)
+        activity.heartbeat()
 
 
 @contextlib.contextmanager
@@ -61,7 +74,9 @@ def trouble_raised() -> Iterator[None]:
     except (JobLevelError, StoreError) as error:
         raise trouble(job_trouble(error)) from None
     except (ConfigError, SupersededError) as error:
-        raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from None
+        # Of two attempts it may be the older one that took over: it was handed to a worker that was stopped until now.
+        final = isinstance(error, ConfigError | ReplacedError)
+        raise ApplicationError(str(error), type=type(error).__name__, non_retryable=final) from None
 
 
 def trouble(of_job: JobTrouble) -> ApplicationError:

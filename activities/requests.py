@@ -14,12 +14,14 @@ class JobRequest(Model):
 
 
 class RunPlan(Model):
-    """The job as configured now, as far as its workflow needs it."""
+    """The job as configured now, as far as its workflow needs it. ``under_way`` is another run of the job, by its
+    workflow ID, that has not ended."""
 
     object: str = ""
     heartbeat: timedelta = timedelta(seconds=30)
     blocked_after: timedelta = timedelta(minutes=2)
     export_enabled: bool = True
+    under_way: str | None = None
     total: int | None = None
     position: Position | None = None
     counts: RunCounts = RunCounts()

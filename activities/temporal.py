@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 from temporalio.client import Client
 from temporalio.common import Priority
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
+from activities.codec import data_converter
 from crm_export.errors import ConfigError
 
 TASK_QUEUE = "crm-export"
@@ -26,12 +26,13 @@ class TemporalUnreachableError(Exception):
 async def connect(runtime: Runtime | None = None) -> Client:
     """Connect as ``TEMPORAL_ADDRESS``, ``TEMPORAL_NAMESPACE``, the other variables and the profile say.
 
-    Raises TemporalUnreachableError after 10 seconds without an answer.
+    Raises TemporalUnreachableError after 10 seconds without an answer, and ConfigError for keys that are none.
     """
+    converter = data_converter(os.environ)
     config = ClientConfig.load_client_connect_config()
     config.setdefault("target_host", "localhost:7233")
     try:
-        connecting = Client.connect(**config, data_converter=pydantic_data_converter, runtime=runtime)
+        connecting = Client.connect(**config, data_converter=converter, runtime=runtime)
         return await asyncio.wait_for(connecting, CONNECT_SECONDS)
     except (RuntimeError, TimeoutError) as error:
         reason = "no answer" if isinstance(error, TimeoutError) else _reason(str(error))

@@ -18,6 +18,7 @@ from control import demo as demonstration
 from control import dev as development
 from control import printing
 from control.checks import check_job, try_record
+from control.codec_server import codec_server
 from control.exports import Exports, exports
 from control.setup import setup as set_up
 from crm_export import exports_yaml
@@ -314,6 +315,9 @@ def dev(context: click.Context, port: int, ui_port: int, config_file: str | None
 def demo(script: bool) -> int:
     """Try it all on this machine: Temporal, a Salesforce stand-in, a worker, 28,298 real airports."""
     return demonstration.run(script=script)
+
+
+cli.add_command(codec_server)
 
 
 def _jobs(config: Config, name: str | None) -> list[Job]:

@@ -19,6 +19,7 @@ from temporalio.client import (
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
+from temporalio.converter import DataConverter
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.requests import SettingsTold
@@ -97,7 +98,7 @@ class Exports:
         running = described.status is WorkflowExecutionStatus.RUNNING
         return RunProgress(
             state=state,
-            blocked=await _blocked_text(described),
+            blocked=await _blocked_text(described, self._client.data_converter),
             ended=None if running else ended_word(described),
         )
 
@@ -127,7 +128,9 @@ class Exports:
             rate=rate,
             position=str(state.position) if state.position else None,
             held=held_shown(state.held, described) if word == "paused" and state.held else None,
-            blocked=await blocked_shown(described, but_not=state.held.refusal.code if state.held else None),
+            blocked=await blocked_shown(
+                described, self._client.data_converter, but_not=state.held.refusal.code if state.held else None
+            ),
             open_errors=await _in_thread(self._store.errors.count_open, job.connection, job.name),
             workflow_id=described.id if described else None,
             run_id=described.run_id if described else None,
@@ -272,10 +275,10 @@ def _started(action: ScheduleActionExecution) -> ScheduleActionExecutionStartWor
     return action
 
 
-async def _blocked_text(described: WorkflowExecutionDescription) -> str | None:
+async def _blocked_text(described: WorkflowExecutionDescription, converter: DataConverter) -> str | None:
     if state_word(described)[0] != "blocked":
         return None
-    blocked = await blocked_shown(described)
+    blocked = await blocked_shown(described, converter)
     return blocked.message if blocked else None
 
 

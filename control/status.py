@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel
 from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
+from temporalio.converter import DataConverter
 
 from crm_export.model import HeldRecord
 from workflows import shown
@@ -88,14 +89,15 @@ def held_shown(held: HeldRecord, described: WorkflowExecutionDescription | None)
     )
 
 
-async def blocked_shown(described: WorkflowExecutionDescription | None, but_not: str | None = None) -> Blocked | None:
+async def blocked_shown(
+    described: WorkflowExecutionDescription | None, converter: DataConverter, but_not: str | None = None
+) -> Blocked | None:
     """The job-level trouble of a blocked run, or of a paused one whose attempts fail for another reason than
     ``but_not``, the code with which its record is refused."""
     pending = _pending(described)
     if described is None or pending is None or state_word(described)[0] not in ("blocked", "paused"):
         return None
-    failure = pending.last_failure
-    code, message = failure.application_failure_info.type, failure.message
+    code, message = await _last_failure(pending, converter)
     if state_word(described)[0] == "paused":
         return Blocked(code=code, message=message, since=None) if code not in ("", but_not) else None
     memo = await described.memo_value(shown.BLOCKED, None, type_hint=shown.Blocked)
@@ -114,6 +116,14 @@ def _pending(
         if activity_type in (None, pending.activity_type.name):
             return pending
     return None
+
+
+async def _last_failure(pending: PendingActivityInfo, converter: DataConverter) -> tuple[str, str]:
+    """Code and message; empty while the first attempt is under way. (The server keeps them, perhaps encrypted.)"""
+    if not pending.HasField("last_failure"):
+        return "", ""
+    error = await converter.decode_failure(pending.last_failure)
+    return (getattr(error, "type", None) or "", str(getattr(error, "message", error)))
 
 
 def _next_attempt(pending: PendingActivityInfo | None) -> datetime | None:

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from crm_export.errors import ConfigError
-from crm_export.model import Settings
+from crm_export.model import MOST_CALLS, Settings
 from crm_export.salesforce import (
     AccessToken,
     ClientCredentials,
@@ -133,7 +133,7 @@ class Connection(_Model):
     auth: Auth
     export_enabled: bool = True
     pause_on_error: bool = True
-    daily_api_limit: Annotated[int, Field(ge=1, le=2_000_000_000)] = 100_000
+    daily_api_limit: Annotated[int, Field(ge=1, le=MOST_CALLS)] = 100_000
     reexport_schedule: Cron = "0 3 * * *"
     blocked_after: Duration = timedelta(minutes=2)
     concurrency: Annotated[int, Field(ge=1, le=100)] = 25
@@ -225,7 +225,7 @@ class Job(_Model):
 class Config(_Model):
     """All of ``exports.yaml``."""
 
-    store: str
+    store: Annotated[str, Field(repr=False)]
     connections: dict[str, Connection]
     sources: dict[str, SourceConfig]
     jobs: dict[str, Job]

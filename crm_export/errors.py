@@ -46,4 +46,9 @@ class StoreError(CrmExportError):
 
 
 class SupersededError(CrmExportError):
-    """Another attempt of the same run has taken over; this one must write nothing more."""
+    """Another attempt of the same run has taken over; this one must write nothing more. It may be tried again: the
+    other one is perhaps an older attempt, whose process was stopped for a while."""
+
+
+class ReplacedError(SupersededError):
+    """Another run of the same job has begun; this one is over."""

@@ -62,24 +62,33 @@ class _Document:
 
     def config(self, text: str) -> Config:
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            values = self._values(text)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             told = error.problem or str(error)
             if "${" in (text.splitlines() or [""])[min(line, text.count("\n")) - 1 if line else 0]:
                 told += '; between { and } a variable needs quotes: "${NAME}"'
-            raise ConfigError(f"{self._path}:{line}: not YAML: {told}") from None
+            raise ConfigError(f"{self._path}:{line}: not YAML: {' '.join(told.split())[:200]}") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{self._path}: not YAML: {' '.join(str(error).split())[:200]}") from None
-        if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{self._path}: needs the keys store, connections, sources and jobs")
-        values = self._value(node, ())
+        except ValueError:
+            raise ConfigError(f"{self._path}: not YAML: a date or a number that is none") from None
+        except RecursionError:
+            raise ConfigError(
+                f"{self._path}: not YAML that can be used: it is nested too deeply, or in itself"
+            ) from None
         try:
             config = Config.model_validate(values)
         except ValidationError as error:
             raise self._error(error) from None
         self._check_names(config)
         return config
+
+    def _values(self, text: str) -> Any:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{self._path}: needs the keys store, connections, sources and jobs")
+        return self._value(node, ())
 
     def _value(self, node: yaml.Node, path: tuple[str, ...]) -> Any:
         self._lines.setdefault(path, node.start_mark.line + 1)

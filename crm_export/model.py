@@ -151,6 +151,10 @@ class RolledBack:
 UpsertResult = Written | RolledBack | Refusal
 
 
+MOST_CALLS = 2_000_000_000
+"""The highest daily API limit: what the store's column takes."""
+
+
 class Settings(Model):
     """What the owner of a connection chooses; the settings workflow owns it, the store keeps it."""
 

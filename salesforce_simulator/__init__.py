@@ -1,7 +1,8 @@
 """A stand-in for Salesforce, a program of its own: ``python -m salesforce_simulator --port 8090``.
 
 It behaves as the REST API does for sign-in, describe, limits, upserts by external ID (one record, and sObject
-Collections with exact all-or-none semantics) and small SOQL queries. Everything is kept in memory.
+Collections with exact all-or-none semantics) and small SOQL queries. Everything is kept in memory;
+with ``--keep FILE`` it is also in a file, and survives a kill.
 
 Beside the API it has controls under ``/simulator``, for tests and demos, which need no token:
 

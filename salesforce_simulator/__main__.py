@@ -9,6 +9,7 @@ import uvicorn
 
 from salesforce_simulator.app import Simulator, dropping_connections
 from salesforce_simulator.fast import App, FastPath
+from salesforce_simulator.keep import Keep
 from salesforce_simulator.oauth import OAuth
 
 
@@ -21,13 +22,14 @@ def main() -> None:
     parser.add_argument("--public-key", type=Path, help="PEM file that checks JWT bearer assertions")
     parser.add_argument("--latency", type=float, default=0, help="seconds that each answer takes (default 0)")
     parser.add_argument("--fast", action="store_true", help="keep what is sent and check nothing: for measurements")
+    parser.add_argument("--keep", type=Path, help="file in which the org survives this program, even a kill")
     given = parser.parse_args()
     oauth = OAuth(
         client_id=given.client_id,
         client_secret=given.client_secret,
         public_key=given.public_key.read_text() if given.public_key else None,
     )
-    app: App = dropping_connections(Simulator(oauth, given.latency).app())
+    app: App = dropping_connections(Simulator(oauth, given.latency, Keep(given.keep)).app())
     asyncio.run(_serve(FastPath(app, given.latency) if given.fast else app, given.host, given.port))
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -15,11 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from salesforce_simulator import soql
+from salesforce_simulator.keep import Keep
 from salesforce_simulator.oauth import OAuth, SignInError
 from salesforce_simulator.records import Records
 from salesforce_simulator.rules import RULE, DailyLimit, Outage, Permission, Rules, Slow
 from salesforce_simulator.schema import OBJECTS, Field, Object
-from salesforce_simulator.upsert import CallError, upsert
+from salesforce_simulator.upsert import ROLLED_BACK, CallError, upsert
 
 DAILY_REQUESTS = 100_000
 _API = re.compile(r"/services/data/(?P<version>v\d+\.0)(?P<rest>/.*)?")
@@ -30,14 +31,17 @@ class DropConnection(BaseException):
 
 
 class Simulator:
-    """One org."""
+    """One org; what it has done before, and has kept, it remembers."""
 
-    def __init__(self, oauth: OAuth, latency: float = 0) -> None:
+    def __init__(self, oauth: OAuth, latency: float = 0, keep: Keep | None = None) -> None:
         self.oauth = oauth
         self.records = Records()
         self.rules = Rules()
         self.calls: list[dict[str, Any]] = []
         self._latency = latency
+        self._keep = keep or Keep(None)
+        for line in self._keep.former():
+            self._remember(line)
         self._cursors: dict[str, tuple[soql.Query, list[soql.Row]]] = {}
 
     def app(self) -> Starlette:
@@ -72,7 +76,7 @@ class Simulator:
 
     async def api(self, request: Request) -> Response:
         call: dict[str, Any] = {
-            "call": len(self.calls) + 1,
+            "call": 0,
             "at": time.time(),
             "method": request.method,
             "path": request.url.path,
@@ -90,7 +94,7 @@ class Simulator:
         outage = self._outage()
         if outage and outage.how == "drop_before_write":
             raise DropConnection
-        if outage and outage.how not in ("short", "drop_after_write"):
+        if outage and outage.how not in ("short", "half", "drop_after_write"):
             return _outage_answer(outage)
         token = request.headers.get("Authorization", "").removeprefix("Bearer ").removeprefix("OAuth ")
         if token not in self.oauth.sessions:
@@ -98,15 +102,41 @@ class Simulator:
         if len(self.calls) >= self._daily_limit():
             return _errors(403, "REQUEST_LIMIT_EXCEEDED", "TotalRequests Limit exceeded.")
         self.calls.append(call)
+        call["call"] = len(self.calls)
         seconds = self._latency + sum(rule.seconds for rule in self.rules.of(Slow))
         if seconds:
             await asyncio.sleep(seconds)
         response = self._dispatch(request, body, call)
+        self._kept(call)
         if outage and outage.how == "drop_after_write":
             raise DropConnection
+        if outage and outage.how == "half":
+            return Response(bytes(response.body)[: len(response.body) // 2], media_type="application/json")
         if outage and outage.how == "short":
             return _json(orjson.loads(response.body)[:-1])
         return response
+
+    def _kept(self, call: dict[str, Any]) -> None:
+        refused = call.pop("refusals", [])
+        if self.records.written or refused:
+            self._keep.add(call=call["call"], at=call["at"], writes=self.records.written, refused=refused)
+            self.records.written = []
+
+    def _remember(self, line: dict[str, Any]) -> None:
+        for write in line.get("writes", []):
+            self.records.apply(write)
+        if "call" in line:
+            self.calls += [{"call": n} for n in range(len(self.calls) + 1, line["call"] + 1)]
+        if "deleted" in line:
+            of = OBJECTS[line["object"].lower()]
+            self.records.delete(of, self.records.by_id[of.name.lower()][line["deleted"]])
+        if "cleared" in line:
+            self.records.clear()
+            self.calls.clear()
+        if "rule" in line:
+            self.rules.on.pop(line["rule"], None)
+            if line["on"] is not None:
+                self.rules.on[line["rule"]] = RULE.validate_python(line["on"])
 
     def _dispatch(self, request: Request, body: bytes, call: dict[str, Any]) -> Response:
         # The raw path keeps an encoded slash in a record's external ID.
@@ -154,6 +184,7 @@ class Simulator:
         )
         refused = sum(not result["success"] for result in results)
         call |= {"records": len(records), "all_or_none": all_or_none, "refused": refused}
+        call["refusals"] = _refusals(of, [record.get(field) for record in records], results)
         return _json(results)
 
     def _one(self, name: str, field: str, key: str, body: bytes, call: dict[str, Any]) -> Response:
@@ -166,6 +197,7 @@ class Simulator:
             of, known, [{**sent, known.name: key}], self.records, self.rules, all_or_none=True, call=call["call"]
         )
         call |= {"records": 1, "all_or_none": True, "refused": int(not result["success"])}
+        call["refusals"] = _refusals(of, [key], [result])
         if not result["success"]:
             [told] = result["errors"]
             status = 403 if told["statusCode"].startswith("INSUFFICIENT_ACCESS") else 400
@@ -180,7 +212,7 @@ class Simulator:
         if record is None:
             return _errors(404, "NOT_FOUND", "The requested resource does not exist")
         if method == "DELETE":
-            self.records.delete(of, record)
+            self._delete(of, record)
             return Response(status_code=204)
         return _json({"attributes": {"type": of.name}} | record)
 
@@ -189,10 +221,14 @@ class Simulator:
         for record_id in ids:
             of = next((o for o in OBJECTS.values() if record_id in self.records.by_id[o.name.lower()]), None)
             if of is not None:
-                self.records.delete(of, self.records.by_id[of.name.lower()][record_id])
+                self._delete(of, self.records.by_id[of.name.lower()][record_id])
             told = [] if of else [{"statusCode": "INVALID_CROSS_REFERENCE_KEY", "message": "invalid id", "fields": []}]
             results.append({"id": record_id, "success": of is not None, "errors": told})
         return _json(results)
+
+    def _delete(self, of: Object, record: dict[str, Any]) -> None:
+        self.records.delete(of, record)
+        self._keep.add(object=of.name, deleted=record["Id"])
 
     def _described(self, of: Object) -> dict[str, Any]:
         missing = [rule for rule in self.rules.of(Permission) if rule.object == of.name]
@@ -262,12 +298,14 @@ class Simulator:
         name = request.path_params["name"]
         if request.method == "DELETE":
             self.rules.on.pop(name, None)
+            self._keep.add(rule=name, on=None)
             return Response(status_code=204)
         try:
             self.rules.on[name] = RULE.validate_json(await request.body())
         except ValidationError as error:
             first = error.errors()[0]
             return _json({"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}, 400)
+        self._keep.add(rule=name, on=self.rules.on[name].model_dump())
         return _json(self.rules.on[name].model_dump())
 
     async def expire_sessions(self, request: Request) -> Response:
@@ -283,6 +321,7 @@ class Simulator:
     async def clear(self, request: Request) -> Response:
         self.records.clear()
         self.calls.clear()
+        self._keep.add(cleared=True)
         return Response(status_code=204)
 
     async def show_records(self, request: Request) -> Response:
@@ -324,6 +363,17 @@ def _object(name: str) -> Object:
         return OBJECTS[name.lower()]
     except KeyError:
         raise CallError(404, "NOT_FOUND", "The requested resource does not exist") from None
+
+
+def _refusals(of: Object, keys: Sequence[Any], results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What was refused for itself."""
+    failed = [(key, result["errors"][0]) for key, result in zip(keys, results, strict=True) if result["errors"]]
+    rolled_back = ROLLED_BACK["statusCode"]
+    return [
+        {"object": of.name, "key": str(key), "code": error["statusCode"]}
+        for key, error in failed
+        if error["statusCode"] != rolled_back
+    ]
 
 
 def _key_field(of: Object, name: str) -> Field:

@@ -98,7 +98,7 @@ class Outage(_Rule):
     """The service, or the way to it, fails for the next ``calls`` (without: until switched off)."""
 
     kind: Literal["outage"]
-    how: Literal["503", "429", "html", "empty", "short", "drop_before_write", "drop_after_write"] = "503"
+    how: Literal["503", "429", "html", "empty", "short", "half", "drop_before_write", "drop_after_write"] = "503"
     calls: int | None = None
     retry_after: int | None = None
 

@@ -98,6 +98,9 @@ def _refused(
         return error(
             "DUPLICATE_EXTERNAL_ID", f"{key_field.name}: duplicate external id specified: {one.key}", key_field.name
         )
+    if len(str(one.key)) > key_field.length:
+        told = f"{key_field.name}: data value too large: {one.key} (max length={key_field.length})"
+        return error("STRING_TOO_LONG", told, key_field.name)
     for lock in rules.of(RowLock):
         if str(one.key) in lock.keys and lock.tries > 0:
             lock.tries -= 1
@@ -153,10 +156,11 @@ def _wrong(known: Field, value: Any) -> dict[str, Any] | None:
             return None
         case "datetime" | "date":
             try:
-                (datetime if known.type == "datetime" else date).fromisoformat(str(value))
+                moment = (datetime if known.type == "datetime" else date).fromisoformat(str(value))
             except ValueError:
                 return _bad(known, value)
-            return None
+            # The years that Salesforce's dates have.
+            return None if 1700 <= moment.year <= 4000 else _bad(known, value)
     if isinstance(value, dict | list):
         return _bad(known, value)
     text = str(value)

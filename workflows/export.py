@@ -108,7 +108,7 @@ class ExportWorkflow:
         """Begin; page after page: export, report what was refused, hold where a record must be held; end."""
         try:
             await self._begin()
-            if not self._plan.export_enabled:
+            if self._plan.under_way or not self._plan.export_enabled:
                 return self._not_started()
             while True:
                 page = await self._export_page()
@@ -224,6 +224,8 @@ class ExportWorkflow:
 
     def _not_started(self) -> ExportResult:
         self._enter(ExportState.COMPLETED)
+        if self._plan.under_way:
+            return self._result(f"not started: {self._plan.under_way} is under way")
         return self._result(f"not started: Export to CRM is switched off for {self._run.connection}")
 
     def _result(self, outcome: str) -> ExportResult:

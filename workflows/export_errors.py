@@ -51,8 +51,7 @@ class ExportErrors:
         now = await workflow.execute_activity_method(
             ExportErrorsActivities.summarise_errors,
             before.connection,
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )
         self._summary = now.model_copy(update={"blocked": dict(self._blocked)})
         workflow.set_current_details(_details(self._summary))
@@ -61,6 +60,7 @@ class ExportErrors:
                 ExportErrorsActivities.notify,
                 Notice(connection=before.connection, text=text),
                 start_to_close_timeout=timeouts.STORE_CALL,
+                heartbeat_timeout=timeouts.HEARTBEAT,
                 retry_policy=timeouts.A_FEW_TIMES,
             )
 
@@ -68,8 +68,7 @@ class ExportErrors:
         await workflow.execute_activity_method(
             ExportErrorsActivities.start_reexport,
             self._summary.connection,
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )
 
     @workflow.signal(description="From an export: records were refused, held or released")

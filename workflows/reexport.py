@@ -70,8 +70,7 @@ class CRMExportExportError:
         return await workflow.execute_activity_method(
             ReexportActivities.begin_reexport,
             self._sofar.connection,
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )
 
     async def _export_page(self, plan: ReexportPlan) -> ReexportPage:
@@ -110,7 +109,7 @@ class CRMExportExportError:
             ),
             summary=shown.summary(f"open errors behind row {self._sofar.after} up to {plan.until}"),
             start_to_close_timeout=timeouts.LONGEST_CALLS,
-            heartbeat_timeout=timeouts.REEXPORT_HEARTBEAT,
+            heartbeat_timeout=timeouts.HEARTBEAT,
             retry_policy=timeouts.UNTIL_IT_WORKS,
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
@@ -119,8 +118,7 @@ class CRMExportExportError:
         await workflow.execute_activity_method(
             ExportErrorsActivities.report_errors,
             ErrorReport(connection=self._sofar.connection),
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )
 
     def _add(self, page: ReexportPage) -> None:

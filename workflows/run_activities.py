@@ -31,6 +31,7 @@ class RunActivities:
             ExportActivities.begin_run,
             JobRequest(run=self._run, patient=patient),
             start_to_close_timeout=timeouts.LARGE_COUNT,
+            heartbeat_timeout=timeouts.HEARTBEAT,
             retry_policy=timeouts.UNTIL_IT_WORKS,
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
@@ -62,16 +63,14 @@ class RunActivities:
         return await workflow.execute_activity_method(
             ExportActivities.leave_out_held_record,
             JobRequest(run=self._run),
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )
 
     async def store_setting(self, pause_on_error: bool | None) -> None:
         await workflow.execute_activity_method(
             ExportActivities.set_run_setting,
             RunSetting(run=self._run, pause_on_error=pause_on_error),
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )
 
     def start_report(self, page: PageResult | None, blocked: JobTrouble | None) -> ActivityHandle[None]:
@@ -86,14 +85,12 @@ class RunActivities:
                 held=str(page.held) if page and page.held else None,
                 blocked=str(blocked) if blocked else None,
             ),
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )
 
     async def finish(self, *, completed: bool) -> RunState:
         return await workflow.execute_activity_method(
             ExportActivities.finish_run,
             FinishRequest(run=self._run, completed=completed),
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )

@@ -5,7 +5,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.requests import SettingRequest, SettingsTold
     from activities.settings import SettingsActivities
-    from crm_export.model import Model, Settings
+    from crm_export.model import MOST_CALLS, Model, Settings
     from workflows import shown, timeouts
 
 
@@ -16,6 +16,7 @@ class SettingsRequest(Model):
     waiting: tuple[SettingRequest, ...] = ()
 
 
+_LIMITS = f"from 1 to {MOST_CALLS:,}"
 BY_SIGNAL = "signal"
 """Who changed a setting when nobody says: a bare ``temporal workflow signal`` carries no name."""
 
@@ -43,8 +44,7 @@ class CrmSettings:
         self._settings = await workflow.execute_activity_method(
             SettingsActivities.load_settings,
             self._connection,
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )
         self._show()
         while not (workflow.info().is_continue_as_new_suggested() and workflow.all_handlers_finished()):
@@ -58,15 +58,14 @@ class CrmSettings:
         self._settings = await workflow.execute_activity_method(
             SettingsActivities.change_setting,
             change.request,
-            start_to_close_timeout=timeouts.STORE_CALL,
-            retry_policy=timeouts.UNTIL_IT_WORKS,
+            **timeouts.STORE_WORK,
         )
         self._show()
         change.told = await workflow.execute_activity_method(
             SettingsActivities.tell_exports,
             change.request,
             start_to_close_timeout=timeouts.TELL_ALL,
-            heartbeat_timeout=timeouts.STORE_CALL,
+            heartbeat_timeout=timeouts.HEARTBEAT,
             retry_policy=timeouts.UNTIL_IT_WORKS,
         )
 
@@ -100,8 +99,8 @@ class CrmSettings:
 
     @workflow.signal(description="How many calls to the CRM a day, 1 or more")
     def set_daily_api_limit(self, calls: int) -> None:
-        if calls < 1:
-            workflow.logger.warning(f"{self._connection}: a daily API limit of {calls} is not taken: it is 1 or more")
+        if not 1 <= calls <= MOST_CALLS:
+            workflow.logger.warning(f"{self._connection}: a daily API limit of {calls} is not taken: {_LIMITS}")
             return
         self._note("daily_api_limit", calls, BY_SIGNAL)
 
@@ -119,5 +118,5 @@ class CrmSettings:
 
     @update_daily_api_limit.validator
     def _is_a_limit(self, calls: int, by: str) -> None:
-        if calls < 1:
-            raise ValueError("the daily API limit is 1 or more")
+        if not 1 <= calls <= MOST_CALLS:
+            raise ValueError(f"the daily API limit is {_LIMITS}")

@@ -165,8 +165,8 @@ class Salesforce:
         found = refusal(
             code, message, [str(f) for f in fields] if isinstance(fields, list) else [], record, external_id
         )
-        if facts(code).level == "job":
-            raise call_error(200, code, found.message)
+        if facts(found.code).level == "job":
+            raise call_error(200, found.code, found.message)
         return found
 
     async def upsert_one(

@@ -14,6 +14,9 @@ from typing import Literal
 from crm_export.errors import CrmError
 from crm_export.model import Category, JsonValue, Refusal
 
+_MOST_NAME = 100
+"""Characters of a code or a field's name; Salesforce's own have 80 at most."""
+_MOST_FIELDS = 20
 _MOST_MESSAGE = 500
 _SHORTEST_QUOTE = 12
 """A value's beginning of this length is recognised where Salesforce quotes a long value in part."""
@@ -247,6 +250,7 @@ def facts(code: str) -> ErrorFacts:
 
 def call_error(status: int, code: str, message: str, retry_after: timedelta | None = None) -> CrmError:
     """A call refused as a whole, with what to do about it."""
+    code = _code(code)
     known = _OF_WHOLE_CALL.get(code) or TABLE.get(code)
     hint = known.hint if known else _OUTAGE_HINT if status >= 500 or status == 429 else _UNKNOWN.hint
     return CrmError(code, one_line(message), hint=hint, retry_after=retry_after)
@@ -257,7 +261,8 @@ def refusal(code: str, message: str, fields: Sequence[str], sent: Mapping[str, J
 
     ``sent`` is what was sent of the record; the value of ``key_field``, the record key, may stay.
     """
-    return _refusal(code, one_line(_without_values(message, sent, key_field)), tuple(fields))
+    shown = one_line(_without_values(message, sent, key_field))
+    return _refusal(_code(code), shown, tuple(one_line(field)[:_MOST_NAME] for field in fields[:_MOST_FIELDS]))
 
 
 @lru_cache
@@ -265,6 +270,11 @@ def _refusal(code: str, message: str, fields: tuple[str, ...]) -> Refusal:
     """Thousands of records are refused in the same words."""
     known = facts(code)
     return Refusal(code=code, message=message, fields=fields, category=known.category, hint=known.hint)
+
+
+def _code(text: str) -> str:
+    """A code from outside: it becomes a column, a search attribute, and the first word of an error text."""
+    return one_line(text)[:_MOST_NAME].strip() or "UNKNOWN_EXCEPTION"
 
 
 def one_line(text: str) -> str:

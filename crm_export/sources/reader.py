@@ -23,6 +23,7 @@ from sqlalchemy import (
     FromClause,
     Select,
     and_,
+    bindparam,
     column,
     create_engine,
     func,
@@ -44,6 +45,8 @@ from crm_export.salesforce import facts
 from crm_export.sources.values import UnsendableValueError, column_converter, converter
 
 _KEYS_A_STATEMENT = 500
+_LONGEST_KEY = 500
+"""Characters. Salesforce's external IDs have 255; PostgreSQL's index of open errors takes 2,700 bytes a row."""
 _CONNECT_SECONDS = 10
 _ENCODED_NUL = b"\\u0000"
 """Also in a text that shows a backslash before u0000; the single row's way tells the two apart."""
@@ -135,7 +138,8 @@ class SourceReader:
     def read(self, after: Position | None, limit: int) -> list[Record]:
         """The next ``limit`` records behind ``after`` in the job's order; fewer at the end.
 
-        Raises SourceError ``SOURCE_ORDER`` where two rows of a job without a cursor have one key.
+        Raises SourceError ``SOURCE_ORDER`` where two rows have one place in the order, and ``SOURCE_KEY`` for a key
+        that no store and no CRM can keep.
         """
         # A row without a place in the order is found by order_problem; one that comes meanwhile must not be read here.
         has_place = [column.is_not(None) for column in self._order]
@@ -144,10 +148,10 @@ class SourceReader:
             statement = statement.where(self._behind(after))
         with self._database.connect() as connection:
             rows = connection.execute(statement).all()
-        if self._job.cursor is None:
-            for row, following in pairwise(rows):
-                if row[0] == following[0]:
-                    raise self._order_error(f"has several rows with {self._job.key} {row[0]}")
+        cursor = self._cursor_place
+        for row, following in pairwise(rows):
+            if row[0] == following[0] and (cursor is None or row[cursor] == following[cursor]):
+                raise self._order_error(f"has several rows with {self._job.key} {row[0]}")
         return self._records(rows[:limit])
 
     def read_keys(self, keys: Sequence[str]) -> dict[str, Record]:
@@ -156,8 +160,9 @@ class SourceReader:
         wanted = [key for key in map(self._typed_key, keys) if key is not None]
         with self._database.connect() as connection:
             for start in range(0, len(wanted), _KEYS_A_STATEMENT):
-                part = wanted[start : start + _KEYS_A_STATEMENT]
-                found = self._records(connection.execute(self._all.where(self._key.in_(part))).all())
+                # Under a name of ours: SQLAlchemy would make one of the column's, which may hold any character.
+                part = self._key.in_(bindparam("keys", wanted[start : start + _KEYS_A_STATEMENT], expanding=True))
+                found = self._records(connection.execute(self._all.where(part)).all())
                 records.update((record.key, record) for record in found)
         return records
 
@@ -330,7 +335,7 @@ class SourceReader:
             return [self._record(row) for row in rows]
         return [
             Record(str(row[0]), self._order_of(row), body, None, self._partition_of(row))
-            if (b"\\" not in body or _ENCODED_NUL not in body) and str(row[0]).strip()
+            if (b"\\" not in body or _ENCODED_NUL not in body) and _may_be_key(str(row[0]))
             else self._record(row)
             for row, body in zip(rows, bodies, strict=True)
         ]
@@ -339,6 +344,13 @@ class SourceReader:
         key, order, partition = str(row[0]), self._order_of(row), self._partition_of(row)
         values: dict[str, JsonValue] = {}
         failed: tuple[str, ...] = ()
+        if "\0" in key or len(key) > _LONGEST_KEY:
+            what = "a NUL character" if "\0" in key else f"more than {_LONGEST_KEY} characters"
+            raise SourceError(
+                "SOURCE_KEY",
+                f"{self._what} has a record key with {what}, which no CRM takes",
+                hint="mend the row, or leave it out with a query",
+            )
         try:
             if not key.strip():
                 raise UnsendableValueError("the record key is empty")
@@ -392,6 +404,10 @@ class SourceReader:
             f"{self._what} {what}: it has no certain place in the order",
             hint="mend the rows, or leave them out with a query",
         )
+
+
+def _may_be_key(key: str) -> bool:
+    return 0 < len(key) <= _LONGEST_KEY and not key.isspace()
 
 
 def _column(name: str) -> ColumnElement[Any]:

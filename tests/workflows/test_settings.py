@@ -38,7 +38,7 @@ async def test_a_wrong_payload_changes_nothing_and_an_update_says_so(exporting: 
     await settings.signal("set_pause_on_error", {"on": "perhaps"})
     with pytest.raises(WorkflowUpdateFailedError) as refused:
         await ask(settings, CrmSettings.update_daily_api_limit, 0, "Ada")
-    assert "1 or more" in str(refused.value.cause)
+    assert "from 1 to 2,000,000,000" in str(refused.value.cause)
     with pytest.raises(WorkflowUpdateFailedError):
         await settings.execute_update("set_pause_on_error", args=["perhaps", "Ada"])
     assert exporting.store.settings.changes(exporting.connection) == []
