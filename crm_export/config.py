@@ -134,6 +134,7 @@ class Connection(_Model):
     export_enabled: bool = True
     pause_on_error: bool = True
     daily_api_limit: Annotated[int, Field(ge=1, le=2_000_000_000)] = 100_000
+    export_batch_size: Literal[25, 50, 100, 200] = 200
     reexport_schedule: Cron = "0 3 * * *"
     blocked_after: Duration = timedelta(minutes=2)
     concurrency: Annotated[int, Field(ge=1, le=100)] = 25
@@ -146,6 +147,7 @@ class Connection(_Model):
             export_enabled=self.export_enabled,
             pause_on_error=self.pause_on_error,
             daily_api_limit=self.daily_api_limit,
+            export_batch_size=self.export_batch_size,
         )
 
     def credentials(self) -> Credentials:
@@ -214,6 +216,10 @@ class Job(_Model):
         if self.lookback and self.cursor is None:
             raise ValueError("lookback goes with a cursor")
         return self
+
+    def in_batches_of(self, most: int) -> "Job":
+        """The job with no more records a call than its connection's ``export_batch_size``."""
+        return self if self.batch_size <= most else self.model_copy(update={"batch_size": most})
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -157,6 +157,23 @@ class Settings(Model):
     export_enabled: bool = True
     pause_on_error: bool = True
     daily_api_limit: int = 100_000
+    export_batch_size: int = 200
+
+
+BATCH_SIZES = (25, 50, 100, 200)
+"""What the owner chooses ``export_batch_size`` from: records a call at most; smaller ones for Apex limits."""
+
+
+class OperatorAction(Model):
+    """Who asked for what, when, and what came of it; ``outcome`` is None while it is under way or was cut short."""
+
+    connection: str
+    job: str | None
+    action: str
+    target: str
+    by: str
+    at: datetime
+    outcome: str | None
 
 
 class SettingChange(Model):
@@ -313,6 +330,31 @@ class ExportError(Model):
     @property
     def refusal(self) -> Refusal:
         return Refusal(code=self.code, message=self.message, fields=self.fields, category=self.category, hint=self.hint)
+
+
+class ErrorFilter(Model):
+    """Which rows of a connection's ExportErrors table to read. ``since``: first failed then or later; ``key``: a part
+    of the record key."""
+
+    connection: str
+    job: str | None = None
+    code: str | None = None
+    state: Literal["unresolved", "open", "held", "closed", "all"] = "unresolved"
+    since: datetime | None = None
+    key: str | None = None
+
+
+class ReexportOnly(Model):
+    """What a re-export is limited to: chosen rows by their IDs, or all rows of a job, of a code, or of both."""
+
+    ids: tuple[int, ...] = ()
+    job: str | None = None
+    code: str | None = None
+
+    def __str__(self) -> str:
+        if self.ids:
+            return f"{len(self.ids):,} chosen errors"
+        return " of ".join(part for part in (self.code, self.job) if part) or "everything"
 
 
 class OpenCause(Model):
