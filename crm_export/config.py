@@ -5,6 +5,7 @@ Secrets are in ``SecretStr``: they show in no ``repr``, log or error.
 
 import re
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -228,6 +230,94 @@ class Job(_Model):
         return tuple(dict.fromkeys(name for name in wanted if name is not None))
 
 
+class ConsoleUser(_Model):
+    """Somebody who signs in to the console by a password; ``crm-export console --hash-password`` makes the hash."""
+
+    password_hash: SecretStr
+    role: Literal["viewer", "operator"]
+
+    @field_validator("password_hash")
+    @classmethod
+    def _argon2(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith("$argon2"):
+            raise ValueError("not a password hash: make one with crm-export console --hash-password")
+        return value
+
+
+class OidcRoles(_Model):
+    """Who may what: a person whose ``claim`` holds one of a role's values has it; ``"*"`` stands for everybody."""
+
+    claim: str = "groups"
+    operator: tuple[str, ...] = ()
+    viewer: tuple[str, ...] = ()
+
+
+class Oidc(_Model):
+    """Sign-in by OpenID Connect. The provider sends people back to ``<public_url>/sign-in/callback``."""
+
+    issuer: Url
+    client_id: str
+    client_secret: SecretStr
+    scopes: str = "openid profile email"
+    name_claim: str = "email"
+    roles: OidcRoles
+
+
+class SignIn(_Model):
+    """How people sign in to the console."""
+
+    users: dict[str, ConsoleUser] = {}
+    oidc: Oidc | None = None
+
+    @model_validator(mode="after")
+    def _some_way(self) -> "SignIn":
+        if not self.users and self.oidc is None:
+            raise ValueError("users, oidc, or both are needed")
+        return self
+
+
+class ConsoleConfig(_Model):
+    """The web console: where it listens, by which address browsers reach it, and who may sign in."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8088
+    public_url: Url | None = None
+    sign_in: SignIn | None = None
+
+    @model_validator(mode="after")
+    def _safe(self) -> "ConsoleConfig":
+        if self.is_for_this_machine:
+            return self
+        if self.sign_in is None:
+            raise ValueError(f"to listen on {self.host}, others than this machine's people need console.sign_in")
+        if self.public_url is None:
+            raise ValueError(
+                f"to listen on {self.host}, console.public_url is needed: the address in people's browsers"
+            )
+        return self
+
+    @property
+    def is_for_this_machine(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def is_behind_tls(self) -> bool:
+        return self.public_url is not None and self.public_url.startswith("https://")
+
+    def at(self, host: str | None, port: int | None) -> "ConsoleConfig":
+        """The same at another address. Raises ConfigError where that is not safe."""
+        given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+        try:
+            return ConsoleConfig.model_validate({**dict(self), **given})
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"console: {message}") from None
+
+
 class Config(_Model):
     """All of ``exports.yaml``."""
 
@@ -235,6 +325,7 @@ class Config(_Model):
     connections: dict[str, Connection]
     sources: dict[str, SourceConfig]
     jobs: dict[str, Job]
+    console: ConsoleConfig = ConsoleConfig()
 
     @field_validator("connections", "sources", "jobs", mode="before")
     @classmethod

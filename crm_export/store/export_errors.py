@@ -217,6 +217,17 @@ class ExportErrorsTable:
         with self._database.read() as connection:
             return connection.execute(select(func.count()).select_from(export_errors).where(*where)).scalar_one()
 
+    def count_by_job(self, names: Sequence[str]) -> dict[tuple[str, str], int]:
+        """Rows not closed, held ones included, by connection and job."""
+        table = export_errors.c
+        statement = (
+            select(table.connection, table.job, func.count())
+            .where(table.connection.in_(names), not_closed)
+            .group_by(table.connection, table.job)
+        )
+        with self._database.read() as connection:
+            return {(name, job): count for name, job, count in connection.execute(statement)}
+
     def held_in(self, connection: Connection, names: Sequence[str]) -> dict[tuple[str, str], ExportError]:
         """What is held, by connection and job."""
         statement = select(export_errors).where(export_errors.c.connection.in_(names), only_held)
