@@ -23,12 +23,12 @@ class NotFoundError(OperationFailedError):
     """Temporal does not know what was asked for."""
 
 
-async def answered(call: Awaitable[T]) -> T:
+async def answered(call: Awaitable[T], seconds: float = ANSWER_SECONDS) -> T:
     """Temporal's answer. Raises NotFoundError, or OperationFailedError where it refuses or does not answer."""
     try:
-        return await asyncio.wait_for(call, ANSWER_SECONDS)
+        return await asyncio.wait_for(call, seconds)
     except TimeoutError:
-        raise OperationFailedError(f"Temporal did not answer within {ANSWER_SECONDS} s") from None
+        raise OperationFailedError(f"Temporal did not answer within {seconds:g} s") from None
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             raise NotFoundError(error.message) from None

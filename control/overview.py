@@ -29,6 +29,8 @@ _EVERY = 1.0
 """Seconds between two looks, while somebody watches."""
 _WATCHED = 15.0
 """So long after the last question somebody is taken to watch still."""
+_PATIENCE = 4.0
+"""A Temporal that does not answer is said to be gone after so many seconds."""
 _SCHEDULES_EVERY = 10.0
 _DESCRIBED_EVERY = 10.0
 """What a stuck run waits for is asked again after so long, or when its attempts have become more."""
@@ -154,9 +156,9 @@ class Overview:
         running: dict[Key, WorkflowExecution] | None = None
         reexports = self._snapshot.reexports
         try:
-            found, reexports = await answered(self._running())
-            await answered(self._note_failed())
-            await answered(self._note_next_runs())
+            found, reexports = await answered(self._running(), _PATIENCE)
+            await answered(self._note_failed(), _PATIENCE)
+            await answered(self._note_next_runs(), _PATIENCE)
             await self._describe_stuck(states, found)
             running = found
         except OperationFailedError as error:
@@ -231,7 +233,7 @@ class Overview:
             async with limit:
                 handle = self._client.get_workflow_handle(running[key].id, run_id=running[key].run_id)
                 with contextlib.suppress(NotFoundError):
-                    wanted[key].description = await answered(handle.describe())
+                    wanted[key].description = await answered(handle.describe(), _PATIENCE)
                 self._described[key] = wanted[key]
 
         await asyncio.gather(*(describe(key) for key in due))

@@ -1,7 +1,7 @@
 // What HTML and htmx do not: the dialog, a lost connection, choosing all rows, and messages that go away.
 "use strict";
 
-const said = () => document.getElementById("said");
+const said = document.getElementById("said");
 const MESSAGE_MILLISECONDS = 8000;
 let going = 0;
 
@@ -12,12 +12,13 @@ document.addEventListener("htmx:after:swap", () => {
     dialog.addEventListener("close", () => { dialog.dataset.closed = "yes"; dialog.remove(); });
     dialog.addEventListener("submit", () => setTimeout(() => dialog.close()));
   }
-  if (said()?.firstElementChild) {
-    clearTimeout(going);
-    going = setTimeout(() => said().replaceChildren(), MESSAGE_MILLISECONDS);
-  }
   showChosen();
 });
+
+new MutationObserver(() => {
+  clearTimeout(going);
+  going = setTimeout(() => said.replaceChildren(), MESSAGE_MILLISECONDS);
+}).observe(said, { childList: true });
 
 // The page asks again every second by itself; here it only says that nobody answers.
 const lost = (is) => { document.getElementById("lost").hidden = !is; };
