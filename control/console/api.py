@@ -1,10 +1,11 @@
 """The JSON API: the same façade and the same permissions as the pages, described by OpenAPI."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -15,8 +16,24 @@ from control.console.settings_page import MOST_CALLS
 from control.status import JobStatus
 from crm_export.model import ErrorFilter, ExportError, OpenCause, OperatorAction, ReexportOnly, SettingChange, Settings
 
-_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST = datetime(9999, 12, 30, tzinfo=UTC)
+
+def _moment(value: Any) -> Any:
+    """pydantic takes a number for a moment too; the document promises text."""
+    if not isinstance(value, str) or not _DATE_TIME.match(value):
+        raise ValueError("a moment is written 2026-11-24T03:00:00Z")
+    return value
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        # Before or after all that can be stored.
+        return value.replace(tzinfo=UTC)
+
+
+_DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+Moment = Annotated[datetime, BeforeValidator(_moment), AfterValidator(_in_utc)]
 
 
 class Problem(BaseModel):
@@ -26,6 +43,7 @@ class Problem(BaseModel):
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The body is not JSON"},
     401: {"model": Problem, "description": "Nobody is signed in"},
     403: {"model": Problem, "description": "The role does not allow it, or the request comes from another site"},
     404: {"model": Problem, "description": "There is no such job, connection or error"},
@@ -34,13 +52,15 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 router = APIRouter(prefix="/api", responses=_PROBLEMS)
 
-RowId = Annotated[int, Field(ge=1, le=LARGEST_ID)]
+# JSON does not tell 5.0 from 5.
+Whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+RowId = Annotated[int, Whole, Field(ge=1, le=LARGEST_ID)]
 # A NUL has no place in PostgreSQL's text.
 Text = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
 
 
 class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class RunAsked(_Asked):
@@ -78,8 +98,8 @@ class SettingsAsked(_Asked):
     export_enabled: bool | None = None
     pause_on_error: bool | None = None
     acknowledged: bool = False
-    daily_api_limit: Annotated[int, Field(ge=1, le=MOST_CALLS)] | None = None
-    export_batch_size: Literal[25, 50, 100, 200] | None = None
+    daily_api_limit: Annotated[int, Whole, Field(ge=1, le=MOST_CALLS)] | None = None
+    export_batch_size: Annotated[Literal[25, 50, 100, 200], Whole] | None = None
 
 
 class SettingsNow(Settings):
@@ -117,7 +137,7 @@ class _Filter(BaseModel):
     job: Text | None = None
     code: Text | None = None
     state: Literal["unresolved", "open", "held", "closed", "all"] = "unresolved"
-    since: Annotated[datetime, Field(ge=_EARLIEST, le=_LATEST)] | None = None
+    since: Moment | None = None
     key: Text | None = None
 
     def of(self, connection: str) -> ErrorFilter:
@@ -180,7 +200,7 @@ async def change_settings(desk: Given, person: ApiOperator, connection: str, ask
     name = desk.connection(connection)
     exports = desk.exports
     if asked.pause_on_error is False and not asked.acknowledged:
-        raise HTTPException(422, "pause_on_error: switching it off takes acknowledged: true")
+        raise HTTPException(409, "pause_on_error: switching it off takes acknowledged: true")
     if asked.export_enabled is not None:
         await exports.set_export_enabled(name, asked.export_enabled, person.name)
     if asked.pause_on_error is not None:

@@ -21,7 +21,8 @@ from crm_export.salesforce import facts
 
 ROWS_A_PAGE = 50
 MOST_CAUSES = 25
-LARGEST_ID = 2**63 - 1
+LARGEST_ID = 2**53 - 1
+"""The largest number that every JSON reader takes exactly."""
 _COLUMNS = (
     *("connection", "job", "object", "record_key", "code", "message", "fields", "category", "hint", "state"),
     *("attempts", "first_failed_at", "last_failed_at", "closed_at", "closed_by"),

@@ -4,16 +4,14 @@ import asyncio
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Request, async_playwright, expect
 
 from control.processes import free_port
 from tests.control.conftest import CommandLine
@@ -104,7 +102,7 @@ async def open_page(browser: Browser) -> AsyncIterator[Open]:
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda told: complaints.append(told.text) if "Content Security" in told.text else None)
-        page.on("request", lambda sent: complaints.append(sent.url) if "//127.0.0.1:" not in sent.url else None)
+        page.on("request", lambda sent: complaints.append(sent.url) if _is_foreign(sent, console) else None)
         await page.goto(path)
         return page
 
@@ -114,18 +112,19 @@ async def open_page(browser: Browser) -> AsyncIterator[Open]:
     assert complaints == []
 
 
+def _is_foreign(sent: Request, console: Console) -> bool:
+    """Whether a page of the console takes something from another host."""
+    if sent.is_navigation_request() or sent.url.startswith(("data:", console.url)):
+        return False
+    return sent.frame.url.startswith(console.url)
+
+
 def npm_package(name: str) -> Path:
     """The folder of a package that the tests take from npm; a missing one is an error, not a skip."""
     folder = NPM / "node_modules" / name
     if not folder.exists():
         raise RuntimeError(f"{name} is missing: make test gets it with npm (apt-get install nodejs npm)")
     return folder
-
-
-def rule(path: Path, sql: str) -> None:
-    """Change the source."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(sql)
 
 
 @pytest.fixture

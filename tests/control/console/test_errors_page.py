@@ -24,8 +24,8 @@ async def refuse(crm_export: CommandLine, refused: dict[str, Refusal], exported:
     run = RunRef(connection=crm_export.connection, job="accounts", run_id="run", workflow_id="export/x")
     store.runs.begin(run, first_position=lambda position, completed: position)
     ledger = store.runs.claim(run, "Account")
-    ledger.advance(Position(key=OrderValue.of("z")), exported=[], refused=refused)
-    ledger.advance(Position(key=OrderValue.of("z")), exported=exported or [], refused={})
+    ledger.advance(Position(key=OrderValue.of("")), exported=[], refused=refused)
+    ledger.advance(Position(key=OrderValue.of("")), exported=exported or [], refused={})
     store.close()
 
 
@@ -106,7 +106,7 @@ async def test_export_again_one_a_selection_a_cause_and_everything(
     await expect(page.locator("table.errors tbody tr")).to_have_count(7)
     await org.drop("city")
 
-    await page.get_by_role("button", name="Re-export A001 now").click()
+    await page.get_by_role("button", name="Re-export: A001").click()
     await expect(page.locator("table.errors tbody tr")).to_have_count(6)
     for key in ("A002", "A003"):
         await page.get_by_label(f"Choose {key}").check()
@@ -117,7 +117,7 @@ async def test_export_again_one_a_selection_a_cause_and_everything(
     await expect(page.locator("#reexport-chosen")).to_have_text("Re-export chosen (2)")
     await page.locator("#reexport-chosen").click()
     await expect(page.locator("table.errors tbody tr")).to_have_count(3)
-    await page.get_by_role("button", name="Re-export all FIELD_CUSTOM_VALIDATION_EXCEPTION of accounts now").click()
+    await page.get_by_role("button", name="Re-export all: FIELD_CUSTOM_VALIDATION_EXCEPTION of accounts").click()
     await expect(page.locator("table.errors tbody tr")).to_have_count(1)
     assert await keys(page) == ["A008"]
     await expect(page.locator("table.errors .count")).to_have_text("1")
@@ -142,6 +142,6 @@ async def test_nothing_is_exported_again_while_export_to_crm_is_off(
     page = await open_page(console, "/errors")
     await page.locator("#reexport-chosen").click()
     await expect(page.locator("#said")).to_contain_text("choose errors first")
-    await page.get_by_role("button", name="Re-export A1 now").click()
+    await page.get_by_role("button", name="Re-export: A1").click()
     await expect(page.locator("#said")).to_contain_text("Export to CRM is switched off")
     await expect(page.locator("#actions")).to_contain_text("not done: Export to CRM is switched off")

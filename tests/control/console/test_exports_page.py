@@ -23,7 +23,7 @@ async def test_run_hold_retry_and_skip(
     await org.rule("city", NO_CITY)
     page = await open_page(console, "/exports")
     await expect(page.get_by_text("never ran")).to_be_visible()
-    await page.get_by_role("button", name="Run accounts now").click()
+    await page.get_by_role("button", name="Run now: accounts").click()
     card = page.locator("#job-accounts")
     for text in ("A007", "FIELD_CUSTOM_VALIDATION_EXCEPTION", NO_CITY["message"], "BillingCity", "7 of 25 exported"):
         await expect(card).to_contain_text(str(text))
@@ -35,10 +35,10 @@ async def test_run_hold_retry_and_skip(
     )
 
     put_airports(source_file, [("A007", "Airport 7", "Mended")])
-    await page.get_by_role("button", name="Retry accounts now").click()
+    await page.get_by_role("button", name="Retry now: accounts").click()
     await expect(page.get_by_role("status")).to_contain_text("accounts: trying A007 now")
     await expect(card).to_contain_text("A017")
-    await page.get_by_role("button", name="Skip record A017 of accounts").click()
+    await page.get_by_role("button", name="Skip this record: A017 of accounts").click()
     await expect(card).to_contain_text("24 of 25 exported, 1 left out")
     await expect(card).to_contain_text("idle")
     await expect(page.get_by_text("Every job is well")).to_be_visible()
@@ -84,7 +84,7 @@ async def test_a_stale_page_skips_no_other_record(
     await crm_export("skip", "accounts")
     while (await crm_export("status", "--json")).json[0]["held"] is None:
         pass
-    await page.get_by_role("button", name="Skip record A007 of accounts").click()
+    await page.get_by_role("button", name="Skip this record: A007 of accounts").click()
     await expect(page.locator("#said")).to_contain_text("holds record A017, not A007")
     assert (await crm_export("status", "--json")).json[0]["held"]["key"] == "A017"
 
@@ -100,7 +100,7 @@ async def test_a_blocked_job_says_why_and_carries_on(
     await expect(card).to_contain_text("SERVER_UNAVAILABLE")
     await expect(card).to_contain_text("No record is at fault")
     await org.drop("down")
-    await page.get_by_role("button", name="Retry accounts now").click()
+    await page.get_by_role("button", name="Retry now: accounts").click()
     await expect(page.locator("#job-accounts")).to_contain_text("5 of 5 exported")
 
 
@@ -139,7 +139,7 @@ async def test_the_page_goes_on_when_the_console_is_restarted(
     await console.start()
     await expect(page.locator("#job-accounts")).to_contain_text("A017")
     await expect(page.get_by_text("The console does not answer")).to_be_hidden()
-    await page.get_by_role("button", name="Skip record A017 of accounts").click()
+    await page.get_by_role("button", name="Skip this record: A017 of accounts").click()
     await expect(page.locator("#job-accounts")).to_contain_text("23 of 25 exported, 2 left out")
     assert await page.evaluate("window.before"), "the page was loaded again"
 
@@ -161,11 +161,11 @@ async def test_the_page_goes_on_when_temporal_is_restarted(
         await expect(page.get_by_text("never ran")).to_be_visible()
         await asyncio.to_thread(processes.stop, "temporal")
         await expect(page.locator("#live [role=alert]")).to_be_visible()
-        await page.get_by_role("button", name="Run accounts now").click()
+        await page.get_by_role("button", name="Run now: accounts").click()
         await expect(page.locator("#said")).to_contain_text("Temporal")
         processes.start("temporal", temporal_command(port, free_port(), database))
         await asyncio.to_thread(processes.wait_for, "temporal", port)
         await expect(page.locator("#live [role=alert]")).to_have_count(0)
-        await page.get_by_role("button", name="Run accounts now").click()
+        await page.get_by_role("button", name="Run now: accounts").click()
         await expect(page.locator("#job-accounts")).to_contain_text("running")
         await console.stop()

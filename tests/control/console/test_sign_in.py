@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -256,7 +257,7 @@ async def test_behind_tls_cookies_are_secure(crm_export: CommandLine) -> None:
 
 async def test_a_hash_is_made_for_the_configuration(crm_export: CommandLine) -> None:
     process = await asyncio.create_subprocess_exec(
-        *("crm-export", "console", "--hash-password"),
+        *(sys.executable, "-m", "control", "console", "--hash-password"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
