@@ -26,7 +26,9 @@ class NotFoundError(OperationFailedError):
 async def answered(call: Awaitable[T], seconds: float = ANSWER_SECONDS) -> T:
     """Temporal's answer. Raises NotFoundError, or OperationFailedError where it refuses or does not answer."""
     try:
-        return await asyncio.wait_for(call, seconds)
+        # wait_for of Python 3.11 can lose a cancellation that comes with the answer.
+        async with asyncio.timeout(seconds):
+            return await call
     except TimeoutError:
         raise OperationFailedError(f"Temporal did not answer within {seconds:g} s") from None
     except RPCError as error:
@@ -41,7 +43,8 @@ async def answered(call: Awaitable[T], seconds: float = ANSWER_SECONDS) -> T:
 async def updated(handle: WorkflowHandle[Any, Any], update: Any, args: list[Any], *, gone: str) -> Any:
     """A workflow's answer to an update; ``gone`` says what it means that there is no such workflow."""
     try:
-        return await asyncio.wait_for(handle.execute_update(update, args=args), ANSWER_SECONDS)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await handle.execute_update(update, args=args)
     except WorkflowUpdateFailedError as error:
         raise OperationFailedError(str(error.cause)) from None
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):

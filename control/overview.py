@@ -88,6 +88,7 @@ class Overview:
         self._snapshot = Snapshot()
         self._asked_at = -_WATCHED
         self._asked = asyncio.Event()
+        self._stopping = False
         self._looked = asyncio.Condition()
         self._failed: dict[Key, WorkflowExecution] = {}
         self._failed_until: datetime | None = None
@@ -104,6 +105,7 @@ class Overview:
         try:
             yield
         finally:
+            self._stopping = True
             looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await looking
@@ -132,10 +134,11 @@ class Overview:
         self._asked.set()
         async with self._looked:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._looked.wait(), 2 * _EVERY)
+                async with asyncio.timeout(2 * _EVERY):
+                    await self._looked.wait()
 
     async def _keep_looking(self) -> None:
-        while True:
+        while not self._stopping:
             if time.monotonic() - self._asked_at > _WATCHED:
                 self._asked.clear()
                 await self._asked.wait()

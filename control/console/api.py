@@ -54,7 +54,7 @@ router = APIRouter(prefix="/api", responses=_PROBLEMS)
 
 # JSON does not tell 5.0 from 5.
 Whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
-RowId = Annotated[int, Whole, Field(ge=1, le=LARGEST_ID)]
+RowId = Annotated[int, Field(ge=1, le=LARGEST_ID), Whole]
 # A NUL has no place in PostgreSQL's text.
 Text = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
 
@@ -98,7 +98,7 @@ class SettingsAsked(_Asked):
     export_enabled: bool | None = None
     pause_on_error: bool | None = None
     acknowledged: bool = False
-    daily_api_limit: Annotated[int, Whole, Field(ge=1, le=MOST_CALLS)] | None = None
+    daily_api_limit: Annotated[int, Field(ge=1, le=MOST_CALLS), Whole] | None = None
     export_batch_size: Annotated[Literal[25, 50, 100, 200], Whole] | None = None
 
 

@@ -19,7 +19,7 @@ from tests.control.conftest import CommandLine
 NPM = Path(__file__).parent / "npm"
 _ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--no-first-run", "--disable-quic"),
+    *("--disable-sync", "--no-first-run", "--disable-quic", "--disable-dev-shm-usage"),
 )
 
 
