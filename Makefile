@@ -19,7 +19,15 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# What the console's tests take from npm: axe-core, and a real OpenID provider.
+NPM := tests/control/console/npm
+$(NPM)/node_modules/.installed: $(NPM)/package-lock.json
+	@command -v npm > /dev/null || \
+		{ echo "npm is missing: the console's tests need it (apt-get install nodejs npm)"; exit 1; }
+	cd $(NPM) && npm ci --no-fund --no-audit --loglevel=error
+	@touch $@
+
+test: lint $(NPM)/node_modules/.installed
 	$(BIN)/python -m pytest
 
 demo: setup
@@ -32,4 +40,4 @@ bench: setup
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(NPM)/node_modules .mypy_cache .pytest_cache .ruff_cache *.egg-info

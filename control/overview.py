@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from crm_export.model import OpenCause, RunState
 from crm_export.store import Store
 from workflows.shown import EXPORT_CONNECTION, EXPORT_JOB
 
+logger = logging.getLogger("crm_export.console")
 _EVERY = 1.0
 """Seconds between two looks, while somebody watches."""
 _WATCHED = 15.0
@@ -143,7 +145,12 @@ class Overview:
                 self._asked.clear()
                 await self._asked.wait()
             began = time.monotonic()
-            await self._look()
+            try:
+                await self._look()
+            except Exception as error:
+                # Whatever it is, the next look may be better; a page that says nothing would be worse.
+                logger.exception("overview failed")
+                self._snapshot = replace(self._snapshot, problem=f"the overview failed ({type(error).__name__})")
             async with self._looked:
                 self._looked.notify_all()
             self._asked.clear()

@@ -1,7 +1,5 @@
 """The console as a process."""
 
-import logging
-
 import uvicorn
 
 from control.console.app import application
@@ -9,7 +7,6 @@ from control.exports import exports
 from crm_export.config import Config
 from crm_export.errors import CrmExportError
 
-logger = logging.getLogger("crm_export.console")
 _LAST_REQUESTS_SECONDS = 5
 
 
