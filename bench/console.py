@@ -2,8 +2,8 @@
 
     python -m bench.console [--requests 200]
 
-The store is SQLite, the Temporal server a real one, with runs of 50 of the jobs under way, 10 of them paused. Prints p50,
-p95 and p99 of each page in milliseconds: over loopback, from the first byte sent to the last received.
+The store is SQLite, the Temporal server a real one, with runs of 50 of the jobs under way, 10 of them paused. Prints
+p50, p95 and p99 of each page in milliseconds: over loopback, from the first byte sent to the last received.
 """
 
 import argparse
