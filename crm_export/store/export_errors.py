@@ -157,7 +157,7 @@ class ExportErrorsTable:
                 if done:
                     connection.execute(
                         update(export_errors)
-                        .where(export_errors.c.id.in_(done), _not_closed)
+                        .where(export_errors.c.id.in_(done), not_closed)
                         .values(state=ErrorState.CLOSED, closed_at=datetime.now(UTC), closed_by=closed_by)
                     )
             if refused:
