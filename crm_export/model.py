@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 JsonValue = str | int | float | bool | None | dict[str, "JsonValue"] | list["JsonValue"]
 """A field's value as Salesforce's JSON takes it; an object is a parent named by its external ID."""
@@ -344,12 +344,17 @@ class ErrorFilter(Model):
     key: str | None = None
 
 
+# What no store could look for would keep a re-export trying for ever.
+_RowId = Annotated[int, Field(ge=1, lt=2**63)]
+_Name = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
+
+
 class ReexportOnly(Model):
     """What a re-export is limited to: chosen rows by their IDs, or all rows of a job, of a code, or of both."""
 
-    ids: tuple[int, ...] = ()
-    job: str | None = None
-    code: str | None = None
+    ids: tuple[_RowId, ...] = ()
+    job: _Name | None = None
+    code: _Name | None = None
 
     def __str__(self) -> str:
         if self.ids:

@@ -49,6 +49,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "There is no such job, connection or error"},
     409: {"model": Problem, "description": "It cannot be done now; the message says why"},
     422: {"model": Problem, "description": "The request is not understood"},
+    503: {"model": Problem, "description": "The store does not answer"},
 }
 router = APIRouter(prefix="/api", responses=_PROBLEMS)
 

@@ -24,7 +24,7 @@ from control.console.sign_in import SESSION_HOURS, LocalSignIn, SessionSignIn
 from control.console.templates import page, said
 from control.exports import Exports
 from crm_export.config import Config
-from crm_export.errors import CrmExportError
+from crm_export.errors import CrmExportError, StoreError
 
 _STATIC = Path(__file__).parent / "static"
 _DESCRIPTION = (
@@ -125,7 +125,7 @@ def _told(request: Request, status_code: int, text: str) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return _told(request, 409, str(error))
+    return _told(request, 503 if isinstance(error, StoreError) else 409, str(error))
 
 
 async def _not_allowed(request: Request, error: Exception) -> Response:

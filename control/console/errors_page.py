@@ -20,9 +20,11 @@ from crm_export.model import ErrorFilter, ExportError, ReexportOnly
 from crm_export.salesforce import facts
 
 ROWS_A_PAGE = 50
-MOST_CAUSES = 25
 LARGEST_ID = 2**53 - 1
 """The largest number that every JSON reader takes exactly."""
+RowId = Annotated[int, Field(ge=1, le=LARGEST_ID)]
+# A NUL has no place in PostgreSQL's text.
+Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
 _COLUMNS = (
     *("connection", "job", "object", "record_key", "code", "message", "fields", "category", "hint", "state"),
     *("attempts", "first_failed_at", "last_failed_at", "closed_at", "closed_by"),
@@ -36,13 +38,13 @@ class Wanted(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     connection: str | None = None
-    job: str = ""
-    code: str = Field("", max_length=255)
+    job: Text = ""
+    code: Text = ""
     state: Literal["unresolved", "open", "held", "closed", "all"] = "unresolved"
     since: date | None = None
-    key: str = Field("", max_length=255)
-    before: int | None = Field(None, ge=1, le=LARGEST_ID)
-    after: int | None = Field(None, ge=0, le=LARGEST_ID)
+    key: Text = ""
+    before: RowId | None = None
+    after: RowId | None = None
 
     @field_validator("since", "before", "after", "connection", mode="before")
     @classmethod
@@ -124,9 +126,9 @@ async def reexport(
     person: Operator,
     connection: str,
     scope: Annotated[Literal["chosen", "cause", "everything"], Form()],
-    ids: Annotated[list[int] | None, Form()] = None,
-    job: Annotated[str | None, Form()] = None,
-    code: Annotated[str | None, Form()] = None,
+    ids: Annotated[list[RowId] | None, Form()] = None,
+    job: Annotated[Text | None, Form()] = None,
+    code: Annotated[Text | None, Form()] = None,
 ) -> Response:
     """Export again what was chosen, all of a cause, or everything."""
     name = desk.connection(connection)
