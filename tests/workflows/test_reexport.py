@@ -119,7 +119,7 @@ async def test_chosen_errors_or_one_cause_are_exported_again(exporting: Exportin
     assert (await reexport_only(exporting, cause)).exported == 2
     assert exporting.errors()["A005"].attempts == 1
     with pytest.raises(WorkflowUpdateFailedError) as refused:
-        await reexport_only(exporting, ReexportOnly(ids=tuple(range(1_001))))
+        await reexport_only(exporting, ReexportOnly(ids=tuple(range(1, 1_002))))
     assert "at most 1,000" in str(refused.value.cause)
 
 
