@@ -37,6 +37,7 @@ _SCHEDULES_EVERY = 10.0
 _DESCRIBED_EVERY = 10.0
 """What a stuck run waits for is asked again after so long, or when its attempts have become more."""
 _DESCRIBES_AT_ONCE = 20
+_JOBS_AT_ONCE = 25
 _PACE_SECONDS = 30.0
 """A rate is of about the last so many seconds: a run that was paused for a day is not slow."""
 _OVERLAP = timedelta(seconds=30)
@@ -173,10 +174,12 @@ class Overview:
             running = found
         except OperationFailedError as error:
             problem = str(error)
-        jobs = [
-            await self._status(key, states.get(key, RunState()), open_errors.get(key, 0), running)
-            for key in self._keys()
-        ]
+        jobs = []
+        for count, key in enumerate(self._keys()):
+            jobs.append(await self._status(key, states.get(key, RunState()), open_errors.get(key, 0), running))
+            if count % _JOBS_AT_ONCE == 0:
+                # Pages are answered in between.
+                await asyncio.sleep(0)
         jobs.sort(key=lambda status: (_RANK[status.state], status.connection, status.job))
         self._snapshot = Snapshot(tuple(jobs), reexports, datetime.now(UTC), problem)
 

@@ -41,12 +41,12 @@ class ErrorPages:
         return None if row is None else error_of(row)
 
     def _read(self, wanted: ErrorFilter, bounds: list[Any], order: Any, limit: int) -> list[ExportError]:
-        statement = select(export_errors).where(*_where(wanted), *bounds).order_by(order).limit(limit)
+        statement = select(export_errors).where(*_where(self._database, wanted), *bounds).order_by(order).limit(limit)
         with self._database.read() as reading:
             return [error_of(row) for row in reading.execute(statement)]
 
 
-def _where(wanted: ErrorFilter) -> list[Any]:
+def _where(database: Database, wanted: ErrorFilter) -> list[Any]:
     table = export_errors.c
     where: list[Any] = [table.connection == wanted.connection]
     match wanted.state:
@@ -65,5 +65,5 @@ def _where(wanted: ErrorFilter) -> list[Any]:
     if wanted.since is not None:
         where.append(table.first_failed_at >= wanted.since)
     if wanted.key:
-        where.append(table.record_key.icontains(wanted.key, autoescape=True))
+        where.append(database.has_part(table.record_key, wanted.key))
     return where
