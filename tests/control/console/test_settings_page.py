@@ -1,6 +1,7 @@
 """Settings > CRM > General, in a browser: the dialog, the hidden setting, the change log, two people at once."""
 
 import asyncio
+import json
 from pathlib import Path
 
 from playwright.async_api import Page, expect
@@ -42,6 +43,13 @@ async def test_close_changes_nothing_and_ok_releases_the_held_record(
     await expect(dialog).to_be_visible()
     await page.keyboard.press("Escape")
     await expect(dialog).to_have_count(0)
+
+    # Without the acknowledgement it is not taken, whoever asks.
+    headers = {
+        "X-CSRF-Token": json.loads(await page.get_attribute("body", "hx-headers:inherited") or "")["X-CSRF-Token"]
+    }
+    path = f"/settings/{crm_export.connection}/pause_on_error"
+    assert (await page.request.post(path, form={"on": "false"}, headers=headers)).status == 422
 
     await switch.click()
     await dialog.get_by_role("button", name="Ok").click()
