@@ -86,7 +86,7 @@ async def _measure(folder: Path, processes: Processes, requests: int) -> dict[st
         "api, jobs": "/api/jobs",
         "api, errors": "/api/connections/bench/errors",
     }
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{console}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{console}", timeout=60) as client:
         stop = asyncio.Event()
         watching = [asyncio.create_task(_watch(client, path, stop)) for path in _watched()]
         measured = {name: await _times(client, path, requests) for name, path in pages.items()}
