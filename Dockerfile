@@ -1,4 +1,4 @@
-# The worker, and every other command, as an ordinary user. The root file system may be read-only, and no secret is in
+# The worker, the console, and every other command, as an ordinary user. The root file system may be read-only, and no secret is in
 # any layer: configuration and credentials come when it runs.
 FROM python:3.13.9-slim-trixie AS build
 WORKDIR /src

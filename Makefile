@@ -19,7 +19,15 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# What the console's tests take from npm: axe-core, and a real OpenID provider.
+NPM := tests/control/console/npm
+$(NPM)/node_modules/.installed: $(NPM)/package-lock.json
+	@command -v npm > /dev/null || \
+		{ echo "npm is missing: the console's tests need it (apt-get install nodejs npm)"; exit 1; }
+	cd $(NPM) && npm ci --no-fund --no-audit --loglevel=error
+	@touch $@
+
+test: lint $(NPM)/node_modules/.installed
 	$(BIN)/python -m pytest
 
 # One seed, or several: make chaos SEEDS=20, make chaos SEED=7. What a seed found wrong is kept in .chaos/.
@@ -49,7 +57,7 @@ $(SUPPLY)/.installed: constraints.txt
 lock: $(SUPPLY)/.installed
 	$(SUPPLY)/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
-		--constraint constraints.txt --extra codec --all-build-deps --output-file requirements.lock pyproject.toml
+		--constraint constraints.txt --extra codec --extra console --all-build-deps --output-file requirements.lock pyproject.toml
 
 sbom: $(SUPPLY)/.installed
 	$(SUPPLY)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
@@ -60,4 +68,4 @@ audit: $(SUPPLY)/.installed
 	$(SUPPLY)/bin/pip-audit --require-hashes --disable-pip --requirement requirements.lock
 
 clean:
-	rm -rf $(VENV) $(SUPPLY) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(SUPPLY) $(NPM)/node_modules .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -87,6 +87,7 @@ def build(
             errors.summarise_errors,
             errors.notify,
             errors.start_reexport,
+            errors.start_reexport_only,
             reexports.begin_reexport,
             reexports.reexport_page,
             settings.load_settings,

@@ -95,8 +95,9 @@ class ExportActivities:
         async def page(should_stop: Callable[[], bool]) -> PageResult:
             run = request.run
             job = self._clients.job(run.connection, run.job)
+            settings = await asyncio.to_thread(self._store.settings.get, run.connection)
             return await export_page(
-                job,
+                job.in_batches_of(settings.export_batch_size),
                 self._clients.source(job),
                 self._clients.crm(run.connection),
                 await self._claim(run, job.object),

@@ -5,10 +5,13 @@ import logging
 
 import httpx
 from temporalio import activity
+from temporalio.client import Client, ScheduleActionExecutionStartWorkflow
 from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.endings import trouble_raised
-from activities.requests import ErrorReport, ErrorsSummary, Notice
+from activities.requests import ErrorReport, ErrorsSummary, Notice, ReexportStarted, ReexportWanted
 from activities.temporal import fair
 from crm_export.clients import Clients
 from crm_export.model import error_text
@@ -74,3 +77,35 @@ class ExportErrorsActivities:
     async def start_reexport(self, connection: str) -> None:
         """Trigger the daily re-export now; while one is running, that one goes on."""
         await activity.client().get_schedule_handle(f"CRMExport_ExportError/{connection}").trigger()
+
+    @activity.defn
+    async def start_reexport_only(self, wanted: ReexportWanted) -> ReexportStarted:
+        """Start a re-export of some open errors, one at a time. While that of all is under way, it does these too."""
+        client = activity.client()
+        daily = await _running(client, f"CRMExport_ExportError/{wanted.connection}")
+        if daily is not None:
+            return ReexportStarted(workflow_id=daily.workflow_id, run_id=daily.first_execution_run_id, started=False)
+        workflow_id = f"CRMExport_ExportError/{wanted.connection}-chosen"
+        try:
+            handle = await client.start_workflow(
+                "CRMExport_ExportError",
+                wanted,
+                id=workflow_id,
+                task_queue=self._task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                static_summary=f"Re-export of {wanted.only}, asked for by {wanted.by}",
+            )
+        except WorkflowAlreadyStartedError as error:
+            return ReexportStarted(workflow_id=workflow_id, run_id=error.run_id, started=False)
+        return ReexportStarted(workflow_id=workflow_id, run_id=handle.first_execution_run_id, started=True)
+
+
+async def _running(client: Client, schedule_id: str) -> ScheduleActionExecutionStartWorkflow | None:
+    """The run of a Schedule that is under way."""
+    try:
+        actions = (await client.get_schedule_handle(schedule_id).describe()).info.running_actions
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise
+    return next((action for action in actions if isinstance(action, ScheduleActionExecutionStartWorkflow)), None)

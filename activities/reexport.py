@@ -45,14 +45,16 @@ class ReexportActivities:
         """Export the next open errors' records again; paused runs whose record went through are told at once."""
 
         async def page(should_stop: Callable[[], bool]) -> ReexportPage:
+            settings = await asyncio.to_thread(self._store.settings.get, request.connection)
             return await reexport_page(
                 request.connection,
                 request.run_id,
-                self._job_and_source,
+                lambda name: self._job_and_source(name, settings.export_batch_size),
                 self._clients.crm(request.connection),
                 self._store,
                 after=request.after,
                 until=request.until,
+                only=request.only,
                 should_stop=should_stop,
             )
 
@@ -66,9 +68,9 @@ class ReexportActivities:
                 raise trouble(result.trouble)
             return result
 
-    def _job_and_source(self, name: str) -> tuple[Job, Source] | None:
+    def _job_and_source(self, name: str, batch_size: int) -> tuple[Job, Source] | None:
         job = self._clients.config.jobs.get(name)
-        return None if job is None else (job, self._clients.source(job))
+        return None if job is None else (job.in_batches_of(batch_size), self._clients.source(job))
 
     async def _tell_paused_run(self, connection: str, job: str) -> None:
         state = await asyncio.to_thread(self._store.runs.state, connection, job)

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from crm_export.model import JobTrouble, Model, OpenCause, Position, RunCounts, RunRef, Settings
+from crm_export.model import JobTrouble, Model, OpenCause, Position, ReexportOnly, RunCounts, RunRef, Settings
 
 
 class JobRequest(Model):
@@ -105,6 +105,27 @@ class ReexportRequest(Model):
     until: int
     after: int = 0
     patient: bool = False
+    only: ReexportOnly | None = None
+
+
+MOST_CHOSEN = 1_000
+"""A re-export takes so many chosen rows at most: its input stays small."""
+
+
+class ReexportWanted(Model):
+    """Who wants which of a connection's open errors exported again now."""
+
+    connection: str
+    only: ReexportOnly
+    by: str
+
+
+class ReexportStarted(Model):
+    """The answer: the re-export, and whether it was started; one that is under way already goes on."""
+
+    workflow_id: str
+    run_id: str | None
+    started: bool
 
 
 class ReexportPlan(Model):

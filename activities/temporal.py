@@ -23,8 +23,9 @@ class TemporalUnreachableError(Exception):
     """No Temporal server answers; the message names the address and what to do."""
 
 
-async def connect(runtime: Runtime | None = None) -> Client:
-    """Connect as ``TEMPORAL_ADDRESS``, ``TEMPORAL_NAMESPACE``, the other variables and the profile say.
+async def connect(runtime: Runtime | None = None, *, lazy: bool = False) -> Client:
+    """Connect as ``TEMPORAL_ADDRESS``, ``TEMPORAL_NAMESPACE``, the other variables and the profile say; ``lazy``: with
+    the first call.
 
     Raises TemporalUnreachableError after 10 seconds without an answer, and ConfigError for keys that are none.
     """
@@ -32,7 +33,7 @@ async def connect(runtime: Runtime | None = None) -> Client:
     config = ClientConfig.load_client_connect_config()
     config.setdefault("target_host", "localhost:7233")
     try:
-        connecting = Client.connect(**config, data_converter=converter, runtime=runtime)
+        connecting = Client.connect(**config, data_converter=converter, runtime=runtime, lazy=lazy)
         return await asyncio.wait_for(connecting, CONNECT_SECONDS)
     except (RuntimeError, TimeoutError) as error:
         reason = "no answer" if isinstance(error, TimeoutError) else _reason(str(error))

@@ -5,18 +5,16 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, NoReturn
 
 import click
 from pydantic import BaseModel
 
-import worker as worker_process
+from activities.requests import SettingsTold
 from activities.temporal import TemporalUnreachableError
-from control import demo as demonstration
-from control import dev as development
-from control import printing
+from control import printing, programs
 from control.checks import check_job, try_record
 from control.codec_server import codec_server
 from control.exports import Exports, exports
@@ -24,11 +22,20 @@ from control.setup import setup as set_up
 from crm_export import exports_yaml
 from crm_export.config import Config, Job
 from crm_export.errors import ConfigError, CrmExportError
+from crm_export.model import BATCH_SIZES
 
 PAUSED = 3
 WRONG_USE = 2
 FAILED = 1
 _POLL_SECONDS = 0.3
+
+
+_SETTINGS: dict[str, Callable[..., Awaitable[SettingsTold]]] = {
+    "pause-on-error": Exports.set_pause_on_error,
+    "export-enabled": Exports.set_export_enabled,
+    "daily-api-limit": Exports.set_daily_api_limit,
+    "export-batch-size": Exports.set_export_batch_size,
+}
 
 
 class UsageError(CrmExportError):
@@ -94,14 +101,6 @@ def setup(config: Config, as_json: bool) -> int:
 
 
 @cli.command()
-@click.option("--config", "config_file", metavar="FILE", help="Configuration (default: exports.yaml).")
-@click.pass_context
-def worker(context: click.Context, config_file: str | None) -> int:
-    """Run a worker, the same as python worker.py."""
-    return worker_process.main(config_file or context.obj)
-
-
-@cli.command()
 @click.argument("job")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit status 3 when the run pauses.")
 @click.option("--full", is_flag=True, help="Start before the first record, whatever was exported before.")
@@ -112,7 +111,7 @@ def run(config: Config, job: str, wait: bool, full: bool, as_json: bool) -> int:
     [one] = _jobs(config, job)
 
     async def start(facade: Exports) -> int:
-        running = await facade.run(one, full=full)
+        running = await facade.run(one, full=full, by=getpass.getuser())
         if not wait:
             _print(as_json, {"job": job, "workflow_id": running.handle.id}, f"{job} started: {running.handle.id}")
             return 0
@@ -191,7 +190,7 @@ def reexport(config: Config, connection: str | None, wait: bool, as_json: bool) 
         shown = []
         exit_status = 0
         for name in names:
-            running = await facade.reexport(name)
+            running = await facade.reexport(name, getpass.getuser())
             word = "started" if running.started else "is under way"
             if not wait:
                 shown.append({"connection": name, "workflow_id": running.handle.id, "started": running.started})
@@ -210,7 +209,7 @@ def reexport(config: Config, connection: str | None, wait: bool, as_json: bool) 
 
 @cli.command()
 @click.argument("connection", required=False)
-@click.argument("setting", required=False, type=click.Choice(["pause-on-error", "export-enabled", "daily-api-limit"]))
+@click.argument("setting", required=False, type=click.Choice(list(_SETTINGS)))
 @click.argument("value", required=False)
 @click.option("--yes", is_flag=True, help="Acknowledge that data may become inconsistent.")
 @_json
@@ -238,11 +237,7 @@ def settings(
         [name] = names
         if setting == "pause-on-error" and wanted is False and not await _acknowledged(facade, name, yes):
             return WRONG_USE
-        told = await {
-            "pause-on-error": facade.set_pause_on_error,
-            "export-enabled": facade.set_export_enabled,
-            "daily-api-limit": facade.set_daily_api_limit,
-        }[str(setting)](name, wanted, getpass.getuser())  # type: ignore[arg-type]
+        told = await _SETTINGS[str(setting)](facade, name, wanted, getpass.getuser())
         released = f", released: {', '.join(told.released)}" if told.released else ""
         _print(as_json, told, f"{name}: {setting} is {value}; {len(told.told)} running exports told{released}")
         return 0
@@ -259,7 +254,7 @@ def retry(config: Config, job: str, as_json: bool) -> int:
     [one] = _jobs(config, job)
 
     async def ask(facade: Exports) -> int:
-        key = await facade.retry(one)
+        key = await facade.retry(one, getpass.getuser())
         _print(as_json, {"job": job, "record_key": key}, f"{job}: trying {key or 'again'} now")
         return 0
 
@@ -275,7 +270,7 @@ def skip(config: Config, job: str, as_json: bool) -> int:
     [one] = _jobs(config, job)
 
     async def ask(facade: Exports) -> int:
-        key = await facade.skip(one)
+        key = await facade.skip(one, getpass.getuser())
         _print(as_json, {"job": job, "record_key": key}, f"{job}: left {key} in ExportErrors and carries on")
         return 0
 
@@ -299,22 +294,8 @@ def try_(config: Config, job: str, key: str, dry_run: bool, as_json: bool) -> in
     return FAILED if exchange.code else 0
 
 
-@cli.command()
-@click.option("--port", default=7233, show_default=True, help="Port of the Temporal server.")
-@click.option("--ui-port", default=8233, show_default=True, help="Port of the Temporal UI.")
-@click.option("--config", "config_file", metavar="FILE", help="Configuration (default: exports.yaml).")
-@click.pass_context
-def dev(context: click.Context, port: int, ui_port: int, config_file: str | None) -> int:
-    """Run a Temporal server with its UI and a worker on this machine, until Ctrl-C."""
-    path = exports_yaml.find(config_file or context.obj, os.environ)
-    return development.run(exports_yaml.load(path, os.environ), path, port, ui_port)
-
-
-@cli.command()
-@click.option("--script", is_flag=True, help="Play the whole story, check it, and exit.")
-def demo(script: bool) -> int:
-    """Try it all on this machine: Temporal, a Salesforce stand-in, a worker, 28,298 real airports."""
-    return demonstration.run(script=script)
+for program in programs.PROGRAMS:
+    cli.add_command(program)
 
 
 cli.add_command(codec_server)
@@ -340,6 +321,10 @@ def _setting_value(setting: str, value: str) -> bool | int:
     if setting == "daily-api-limit":
         if not value.isdigit() or int(value) < 1:
             raise UsageError(f"{setting} is a number of calls, 1 or more, not {value}")
+        return int(value)
+    if setting == "export-batch-size":
+        if value not in map(str, BATCH_SIZES):
+            raise UsageError(f"{setting} is one of {', '.join(map(str, BATCH_SIZES))}, not {value}")
         return int(value)
     if value not in ("on", "off"):
         raise UsageError(f"{setting} is on or off, not {value}")

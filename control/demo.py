@@ -23,7 +23,7 @@ from activities.temporal import ui_url
 from control import printing
 from control.dev import wait_for_stop
 from control.exports import Exports, exports
-from control.processes import Processes, free_port, temporal_command, worker_command
+from control.processes import CONSOLE_PORT, Processes, console_command, free_port, temporal_command, worker_command
 from control.setup import setup
 from crm_export import exports_yaml
 from crm_export.clients import Clients
@@ -91,6 +91,7 @@ class Stage:
     salesforce: str
     temporal_port: int
     ui_port: int
+    console_port: int
 
     @property
     def job(self) -> Job:
@@ -124,6 +125,7 @@ def run(*, script: bool) -> int:
 def _set_stage(folder: Path, processes: Processes, *, script: bool) -> Stage:
     port = free_port(None if script else 7233)
     ui_port = free_port(None if script else 8233)
+    console_port = free_port(None if script else CONSOLE_PORT)
     salesforce_port = free_port(None if script else 8090)
     salesforce = f"http://127.0.0.1:{salesforce_port}"
     config_file = folder / "exports.yaml"
@@ -138,6 +140,7 @@ def _set_stage(folder: Path, processes: Processes, *, script: bool) -> Stage:
         salesforce=salesforce,
         temporal_port=port,
         ui_port=ui_port,
+        console_port=console_port,
     )
     # This process and its worker talk to the demo's own server, whatever the machine is set up for.
     for name in [name for name in os.environ if name.startswith("TEMPORAL_")]:
@@ -153,7 +156,10 @@ def _set_stage(folder: Path, processes: Processes, *, script: bool) -> Stage:
     asyncio.run(_switch_rule(stage, on=True))
     asyncio.run(_set_up(stage.config))
     processes.start("worker", worker_command(config_file))
+    processes.start("console", console_command(config_file, console_port))
+    processes.wait_for("console", console_port)
     click.echo(f"Temporal, its UI (http://127.0.0.1:{ui_port}), a Salesforce stand-in and a worker are running")
+    click.echo(f"the console is at http://127.0.0.1:{console_port}")
     return stage
 
 
@@ -194,7 +200,7 @@ def _text(moment: datetime) -> str:
 
 async def _until_paused(stage: Stage) -> None:
     async with exports(stage.config) as facade:
-        await facade.run(stage.job)
+        await facade.run(stage.job, by="demo")
         click.echo(f"paused at {await _held(facade, stage, after=None)}")
 
 
@@ -203,6 +209,8 @@ def _invite(stage: Stage) -> None:
     click.echo(
         f"""
 Where to look
+  http://127.0.0.1:{stage.console_port}
+  the console: the held record with its buttons, the errors, the settings
   {workflows}
   the run's tab Pending Activities says why it is stuck; User Metadata says what to do
 
@@ -226,7 +234,7 @@ Ctrl-C stops everything."""
 async def _story(stage: Stage) -> None:
     async with exports(stage.config) as facade, httpx.AsyncClient(base_url=stage.salesforce) as salesforce:
         click.echo("\n1. The export pauses at the first airport that Salesforce refuses")
-        running = await facade.run(stage.job)
+        running = await facade.run(stage.job, by="demo")
         first = await _held(facade, stage, after=None)
         await _check_exact(stage, salesforce, first)
         click.echo(f"   paused at {first}")
@@ -249,7 +257,7 @@ async def _story(stage: Stage) -> None:
 
         click.echo("4. The admin relaxes the rule; the daily re-export closes every row")
         await _switch_rule(stage, on=False)
-        again = await facade.reexport(CONNECTION)
+        again = await facade.reexport(CONNECTION, "demo")
         click.echo(f"   {(await facade.reexport_result(again.handle)).outcome}")
         open_errors = len(await facade.errors(job=None, code=None, closed_too=False))
 

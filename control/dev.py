@@ -1,4 +1,4 @@
-"""``crm-export dev``: Temporal with its UI and a worker on one machine, for a configuration of your own."""
+"""``crm-export dev``: Temporal with its UI, a worker and the console on one machine, for your configuration."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from control.processes import ProcessError, Processes, is_free, temporal_command, worker_command
+from control.processes import ProcessError, Processes, console_command, is_free, temporal_command, worker_command
 from control.setup import setup
 from crm_export.config import Config
 
@@ -16,20 +16,24 @@ FOLDER = Path(".crm-export")
 """Temporal's database and the logs; kept, so that exports survive a restart."""
 
 
-def run(config: Config, config_file: Path, port: int, ui_port: int) -> int:
+def run(config: Config, config_file: Path, port: int, ui_port: int, console_port: int) -> int:
     """Run until Ctrl-C. Raises ProcessError where a port is taken or a program does not start."""
-    for wanted in (port, ui_port):
+    for option, wanted in (("--port", port), ("--ui-port", ui_port), ("--console-port", console_port)):
         if not is_free(wanted):
-            raise ProcessError(f"port {wanted} is taken: stop what listens there, or choose --port and --ui-port")
+            raise ProcessError(f"port {wanted} is taken: stop what listens there, or choose another {option}")
     FOLDER.mkdir(exist_ok=True)
     os.environ["TEMPORAL_ADDRESS"] = f"127.0.0.1:{port}"
+    os.environ["TEMPORAL_UI_URL"] = f"http://127.0.0.1:{ui_port}"
     with Processes(FOLDER) as processes:
         processes.start("temporal", temporal_command(port, ui_port, FOLDER / "temporal.db"))
         processes.wait_for("temporal", port)
         asyncio.run(_set_up(config))
         processes.start("worker", worker_command(config_file))
+        processes.start("console", console_command(config_file, console_port))
+        processes.wait_for("console", console_port)
+        click.echo(f"Console   http://127.0.0.1:{console_port}")
         click.echo(f"Temporal  127.0.0.1:{port}, UI http://127.0.0.1:{ui_port}")
-        click.echo(f"logs      {FOLDER}/worker.log, {FOLDER}/temporal.log")
+        click.echo(f"logs      {FOLDER}/worker.log, {FOLDER}/console.log, {FOLDER}/temporal.log")
         click.echo("Ctrl-C stops; what is under way goes on at the next start")
         wait_for_stop()
         click.echo("stopping")

@@ -1,11 +1,11 @@
 """The façade: start, signal, list, describe. The command line and the console both use it, and nothing else."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from temporalio.client import (
     Client,
@@ -16,31 +16,35 @@ from temporalio.client import (
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowHandle,
-    WorkflowUpdateFailedError,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.converter import DataConverter
-from temporalio.service import RPCError, RPCStatusCode
 
-from activities.requests import SettingsTold
-from activities.temporal import connect, ui_url
-from control.status import JobStatus, blocked_shown, ended_word, held_shown, state_word
+from activities.requests import ReexportStarted, ReexportWanted, SettingsTold
+from activities.temporal import connect
+from control.asking import ANSWER_SECONDS, NotFoundError, OperationFailedError, answered, in_thread, updated
+from control.overview import Overview
+from control.status import JobStatus, blocked_shown, ended_word, job_status, state_word
 from crm_export.config import Config, Job
 from crm_export.errors import CrmExportError
-from crm_export.model import ExportError, RunState, SettingChange, Settings
+from crm_export.model import (
+    ErrorFilter,
+    ExportError,
+    OperatorAction,
+    ReexportOnly,
+    RunState,
+    SettingChange,
+    Settings,
+)
 from crm_export.store import Store
 from workflows.export import ExportResult, ExportWorkflow, Released
+from workflows.export_errors import ExportErrors
 from workflows.reexport import ReexportResult
 from workflows.settings import CrmSettings
 
-ANSWER_SECONDS = 10
-"""A command gives up after so long on a Temporal, or a worker, that does not answer."""
-T = TypeVar("T")
-P = ParamSpec("P")
+__all__ = ["ANSWER_SECONDS", "Exports", "OperationFailedError", "RunProgress", "Running", "exports"]
 
-
-class OperationFailedError(CrmExportError):
-    """What was asked for cannot be done now; the message says why, and what to do."""
+NOBODY = "somebody"
+"""Who asked, where a program does not say."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +71,27 @@ class Exports:
         self._config = config
         self._client = client
         self._store = store
+        self.overview = Overview(config, client, store)
+        """All jobs at once, for who watches them."""
 
     # Runs
 
-    async def run(self, job: Job, *, full: bool = False) -> Running:
+    async def run(self, job: Job, *, full: bool = False, by: str = NOBODY) -> Running:
         """Start a run now. Raises OperationFailedError where one is under way, or Export to CRM is switched off."""
-        settings = await _in_thread(self._store.settings.get, job.connection)
+        async with self._noted(job.connection, job.name, "run", "from the first record" if full else "", by):
+            running = await self._run(job, full=full)
+            await _say_who(running, by)
+            return running
+
+    async def _run(self, job: Job, *, full: bool) -> Running:
+        settings = await in_thread(self._store.settings.get, job.connection)
         if not settings.export_enabled:
             raise OperationFailedError(
                 f"Export to CRM is switched off for {job.connection}: it must be on before {job.name} can run"
             )
         schedule_id = f"export/{job.connection}/{job.name}"
         if not (await _schedule_info(self._schedule(schedule_id))).running_actions:
-            await _in_thread(self._store.runs.request_full, job.connection, job.name, full)
+            await in_thread(self._store.runs.request_full, job.connection, job.name, full)
             running = await self._trigger(schedule_id)
             if running.started:
                 return running
@@ -87,12 +99,12 @@ class Exports:
 
     async def state(self, job: Job) -> RunState | None:
         """The job's present or last run as the store knows it; None when it never ran."""
-        return await _in_thread(self._store.runs.state, job.connection, job.name)
+        return await in_thread(self._store.runs.state, job.connection, job.name)
 
     async def progress(self, job: Job, handle: WorkflowHandle[Any, Any]) -> RunProgress:
         """How a run stands, as the store knows it: up to date within a batch."""
-        described = await _answered(handle.describe())
-        state = await _in_thread(self._store.runs.state, job.connection, job.name)
+        described = await answered(handle.describe())
+        state = await in_thread(self._store.runs.state, job.connection, job.name)
         if state is None or state.run is None or state.run.run_id != handle.first_execution_run_id:
             state = RunState()
         running = described.status is WorkflowExecutionStatus.RUNNING
@@ -110,41 +122,31 @@ class Exports:
         return list(await asyncio.gather(*(self._status(job) for job in jobs)))
 
     async def _status(self, job: Job) -> JobStatus:
-        state = await _in_thread(self._store.runs.state, job.connection, job.name) or RunState()
+        state = await in_thread(self._store.runs.state, job.connection, job.name) or RunState()
         workflow_id, next_run_at = await self._last_run(job, state)
         described = await self._described(workflow_id)
         word, reason = state_word(described)
-        rate = None
-        if state.started_at and state.updated_at and state.counts.exported:
-            rate = state.counts.exported / max((state.updated_at - state.started_at).total_seconds(), 0.001)
-        return JobStatus(
-            job=job.name,
-            connection=job.connection,
-            state=word,
-            exported=state.counts.exported,
-            failed=state.counts.refused,
-            gone=state.counts.gone,
-            total=state.total,
-            rate=rate,
-            position=str(state.position) if state.position else None,
-            held=held_shown(state.held, described) if word == "paused" and state.held else None,
+        return job_status(
+            job,
+            state,
+            word=word,
+            reason=reason,
+            described=described,
             blocked=await blocked_shown(
                 described, self._client.data_converter, but_not=state.held.refusal.code if state.held else None
             ),
-            open_errors=await _in_thread(self._store.errors.count_open, job.connection, job.name),
+            open_errors=await in_thread(self._store.errors.count_open, job.connection, job.name),
             workflow_id=described.id if described else None,
             run_id=described.run_id if described else None,
-            ui_url=ui_url(described.id, described.run_id, self._client.namespace) if described else None,
-            started_at=state.started_at,
+            namespace=self._client.namespace,
             next_run_at=next_run_at,
-            reason=reason,
         )
 
     async def _last_run(self, job: Job, state: RunState) -> tuple[str | None, datetime | None]:
         """The job's running or last run by its workflow ID, and when the next one is due."""
         of_store = state.run.workflow_id if state.run else None
         try:
-            info = (await _answered(self._schedule(f"export/{job.connection}/{job.name}").describe())).info
+            info = (await answered(self._schedule(f"export/{job.connection}/{job.name}").describe())).info
         except NotFoundError:
             return of_store, None
         actions = [*(result.action for result in info.recent_actions), *info.running_actions]
@@ -155,47 +157,90 @@ class Exports:
         if workflow_id is None:
             return None
         try:
-            return await _answered(self._client.get_workflow_handle(workflow_id).describe())
+            return await answered(self._client.get_workflow_handle(workflow_id).describe())
         except NotFoundError:
             # Temporal has forgotten a run that ended long ago.
             return None
 
     # Held records
 
-    async def retry(self, job: Job) -> str | None:
+    async def retry(self, job: Job, by: str = NOBODY) -> str | None:
         """Try the held record, or what blocks the run, now; gives the held record's key."""
-        released: Released = await self._ask(job, ExportWorkflow.update_retry_now)
-        return released.record_key
+        async with self._noted(job.connection, job.name, "retry", "", by):
+            released: Released = await self._ask(job, ExportWorkflow.update_retry_now, by)
+            return released.record_key
 
-    async def skip(self, job: Job) -> str:
-        """Leave the held record in ExportErrors and let the run carry on after it; gives the record's key."""
-        state = await _in_thread(self._store.runs.state, job.connection, job.name)
+    async def skip(self, job: Job, by: str = NOBODY, record_key: str | None = None) -> str:
+        """Leave the held record in ExportErrors and let the run carry on after it; gives the record's key.
+
+        With ``record_key`` that one alone: where the run holds another by now, nothing is done."""
+        state = await in_thread(self._store.runs.state, job.connection, job.name)
         if state is None or state.held is None:
             raise OperationFailedError(f"{job.name} is not paused: there is no record to skip")
-        await self._ask(job, ExportWorkflow.update_skip_record, state.held.record_key)
-        return state.held.record_key
+        key = record_key or state.held.record_key
+        async with self._noted(job.connection, job.name, "skip", key, by):
+            await self._ask(job, ExportWorkflow.update_skip_record, key, by)
+        return key
 
     async def _ask(self, job: Job, update: Any, *args: Any) -> Any:
-        state = await _in_thread(self._store.runs.state, job.connection, job.name)
+        state = await in_thread(self._store.runs.state, job.connection, job.name)
         if state is None or state.run is None:
             raise OperationFailedError(f"{job.name} has never run: crm-export run {job.name}")
         handle = self._client.get_workflow_handle(state.run.workflow_id)
-        return await _updated(handle, update, list(args), gone=f"{job.name} is not running")
+        return await updated(handle, update, list(args), gone=f"{job.name} is not running")
 
     # Errors and the re-export
 
     async def errors(self, *, job: str | None, code: str | None, closed_too: bool) -> list[ExportError]:
         connections = list(self._config.connections)
-        return await _in_thread(
+        return await in_thread(
             lambda: self._store.errors.list(connections=connections, job=job, code=code, closed_too=closed_too)
         )
 
-    async def reexport(self, connection: str) -> Running:
+    async def reexport(self, connection: str, by: str = NOBODY) -> Running:
         """Run the daily re-export now; while one is under way, that one is given."""
-        settings = await _in_thread(self._store.settings.get, connection)
+        async with self._noted(connection, None, "re-export", "everything", by):
+            await self._require_enabled(connection)
+            running = await self._trigger(f"CRMExport_ExportError/{connection}")
+            await _say_who(running, by)
+            return running
+
+    async def reexport_only(self, connection: str, only: ReexportOnly, by: str) -> ReexportStarted:
+        """Export chosen open errors, or those of one cause, again now; while a re-export is under way, that one is
+        given: it goes on, and no other is started beside it."""
+        async with self._noted(connection, only.job, "re-export", str(only), by):
+            await self._require_enabled(connection)
+            told = await updated(
+                self._client.get_workflow_handle(f"export-errors/{connection}"),
+                ExportErrors.reexport_only,
+                [ReexportWanted(connection=connection, only=only, by=by)],
+                gone=f"the ExportErrors inbox of {connection} has no workflow: run crm-export setup",
+            )
+            return ReexportStarted.model_validate(told)
+
+    async def _require_enabled(self, connection: str) -> None:
+        settings = await in_thread(self._store.settings.get, connection)
         if not settings.export_enabled:
             raise OperationFailedError(f"Export to CRM is switched off for {connection}: nothing is exported again")
-        return await self._trigger(f"CRMExport_ExportError/{connection}")
+
+    async def error_page(
+        self, wanted: ErrorFilter, limit: int, *, before: int | None = None, after: int | None = None
+    ) -> list[ExportError]:
+        """Rows of ExportErrors, newest first: the newest, those older than row ``before``, or newer than ``after``."""
+        pages = self._store.error_pages
+        if after is not None:
+            return await in_thread(pages.newer, wanted, limit, after)
+        return await in_thread(pages.newest, wanted, limit, before)
+
+    def every_error(self, wanted: ErrorFilter) -> Iterator[ExportError]:
+        """All rows of ExportErrors that are wanted, for a thread to read."""
+        return self._store.error_pages.every(wanted)
+
+    async def error(self, connection: str, row_id: int) -> ExportError | None:
+        return await in_thread(self._store.error_pages.one, connection, row_id)
+
+    async def open_errors(self, connection: str) -> int:
+        return await in_thread(self._store.errors.count_open, connection)
 
     async def reexport_result(self, handle: WorkflowHandle[Any, Any]) -> ReexportResult:
         return ReexportResult.model_validate(await handle.result())
@@ -203,18 +248,22 @@ class Exports:
     # Settings
 
     async def settings(self, connection: str) -> Settings:
-        return await _in_thread(self._store.settings.get, connection)
+        return await in_thread(self._store.settings.get, connection)
 
     async def calls_today(self, connection: str) -> int:
         """Calls of today's daily API limit that are spent, to within the lots that workers take."""
-        return await _in_thread(self._store.api_usage.used, connection)
+        return await in_thread(self._store.api_usage.used, connection)
 
     async def changes(self, connection: str) -> list[SettingChange]:
-        return await _in_thread(self._store.settings.changes, connection)
+        return await in_thread(self._store.settings.changes, connection)
+
+    async def actions(self, connections: Sequence[str], most: int = 20) -> list[OperatorAction]:
+        """Who asked for runs, retries, skips and re-exports, newest first."""
+        return await in_thread(self._store.actions.last, list(connections), most)
 
     async def held(self, connection: str) -> list[ExportError]:
         """The records that switching pause off would leave out."""
-        return await _in_thread(self._store.errors.held, connection)
+        return await in_thread(self._store.errors.held, connection)
 
     async def set_pause_on_error(self, connection: str, on: bool, by: str) -> SettingsTold:
         return await self._change(connection, CrmSettings.update_pause_on_error, on, by)
@@ -225,12 +274,26 @@ class Exports:
     async def set_daily_api_limit(self, connection: str, calls: int, by: str) -> SettingsTold:
         return await self._change(connection, CrmSettings.update_daily_api_limit, calls, by)
 
+    async def set_export_batch_size(self, connection: str, records: int, by: str) -> SettingsTold:
+        return await self._change(connection, CrmSettings.update_export_batch_size, records, by)
+
     async def _change(self, connection: str, update: Any, value: bool | int, by: str) -> SettingsTold:
         handle = self._client.get_workflow_handle(f"crm-settings/{connection}")
-        told = await _updated(
+        told = await updated(
             handle, update, [value, by], gone=f"the settings of {connection} have no workflow: run crm-export setup"
         )
         return SettingsTold.model_validate(told)
+
+    @asynccontextmanager
+    async def _noted(self, connection: str, job: str | None, action: str, target: str, by: str) -> AsyncIterator[None]:
+        """Write into the log who asks for what before it is done, and afterwards what came of it."""
+        row = await in_thread(self._store.actions.begin, connection, job, action, target, by)
+        try:
+            yield
+        except CrmExportError as error:
+            await in_thread(self._store.actions.end, row, f"not done: {error}")
+            raise
+        await in_thread(self._store.actions.end, row, "done")
 
     def _schedule(self, schedule_id: str) -> ScheduleHandle:
         return self._client.get_schedule_handle(schedule_id)
@@ -243,7 +306,7 @@ class Exports:
             return Running(self._handle(before.running_actions[-1]), started=False)
         # Two runs of one second have one workflow ID: a Schedule appends the time to the second.
         known = {_started(result.action).first_execution_run_id for result in before.recent_actions}
-        await _answered(schedule.trigger())
+        await answered(schedule.trigger())
         for _ in range(ANSWER_SECONDS * 20):
             started = [result.action for result in (await _schedule_info(schedule)).recent_actions]
             new = [action for action in started if _started(action).first_execution_run_id not in known]
@@ -258,16 +321,32 @@ class Exports:
             started.workflow_id, first_execution_run_id=started.first_execution_run_id
         )
 
+    async def require_ready(self) -> None:
+        """Raises StoreError, or OperationFailedError where Temporal does not answer."""
+        await in_thread(self._store.require_migrated)
+        await answered(self._client.service_client.check_health())
+
+    async def session_key(self) -> str:
+        """What the console signs its sessions with."""
+        return await in_thread(self._store.session_key.get)
+
 
 @asynccontextmanager
-async def exports(config: Config) -> AsyncIterator[Exports]:
-    """The façade for one command: connected to Temporal and the store."""
+async def exports(config: Config, *, lazy: bool = False) -> AsyncIterator[Exports]:
+    """The façade for one command: connected to Temporal, or with ``lazy`` when it is first asked, and to the store."""
     store = Store(config.store)
     try:
-        await _in_thread(store.require_migrated)
-        yield Exports(config, await connect(), store)
+        await in_thread(store.require_migrated)
+        yield Exports(config, await connect(lazy=lazy), store)
     finally:
         store.close()
+
+
+async def _say_who(running: Running, by: str) -> None:
+    """A Schedule's trigger carries no name; the run's history shall have it."""
+    with suppress(OperationFailedError):
+        # It may have ended already.
+        await answered(running.handle.signal("asked_by", by))
 
 
 def _started(action: ScheduleActionExecution) -> ScheduleActionExecutionStartWorkflow:
@@ -284,40 +363,6 @@ async def _blocked_text(described: WorkflowExecutionDescription, converter: Data
 
 async def _schedule_info(schedule: ScheduleHandle) -> ScheduleInfo:
     try:
-        return (await _answered(schedule.describe())).info
+        return (await answered(schedule.describe())).info
     except NotFoundError:
         raise OperationFailedError(f"there is no Schedule {schedule.id}: run crm-export setup") from None
-
-
-async def _updated(handle: WorkflowHandle[Any, Any], update: Any, args: list[Any], *, gone: str) -> Any:
-    try:
-        return await asyncio.wait_for(handle.execute_update(update, args=args), ANSWER_SECONDS)
-    except WorkflowUpdateFailedError as error:
-        raise OperationFailedError(str(error.cause)) from None
-    except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-        raise OperationFailedError(
-            f"no worker answered for {handle.id} within {ANSWER_SECONDS} s: see that one runs (crm-export worker)"
-        ) from None
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            raise OperationFailedError(gone) from None
-        raise OperationFailedError(f"Temporal refused: {error.message}") from None
-
-
-class NotFoundError(OperationFailedError):
-    """Temporal does not know what was asked for."""
-
-
-async def _answered(call: Awaitable[T]) -> T:
-    try:
-        return await asyncio.wait_for(call, ANSWER_SECONDS)
-    except TimeoutError:
-        raise OperationFailedError(f"Temporal did not answer within {ANSWER_SECONDS} s") from None
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            raise NotFoundError(error.message) from None
-        raise OperationFailedError(f"Temporal refused: {error.message}") from None
-
-
-async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return await asyncio.to_thread(call, *args, **kwargs)

@@ -95,6 +95,7 @@ def settings(connection: str, now: Settings, calls_today: int, changes: Sequence
     if now.export_enabled:
         console.print(f"  Pause on export error  {_on(now.pause_on_error)}")
     console.print(f"  Daily CRM API limit    {now.daily_api_limit:,} ({calls_today:,} used today)")
+    console.print(f"  Export batch size      {now.export_batch_size}")
     for change in changes[:10]:
         console.print(f"  {_time(change.at)}  {change.setting}: {change.old} → {change.new}, by {change.by}")
 

@@ -14,6 +14,7 @@ from typing import IO, Self
 
 from crm_export.errors import CrmExportError
 
+CONSOLE_PORT = 8088
 _START_SECONDS = 30
 _STOP_SECONDS = 40
 """Longer than the worker's grace."""
@@ -92,6 +93,12 @@ def temporal_command(port: int, ui_port: int, database: Path | None) -> list[str
 
 def worker_command(config_file: Path) -> list[str]:
     return [sys.executable, "-m", "worker", "--config", str(config_file)]
+
+
+def console_command(config_file: Path, port: int) -> list[str]:
+    """The console on this machine alone."""
+    host = ["--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", "control", "console", "--config", str(config_file), *host]
 
 
 def is_free(port: int) -> bool:

@@ -4,10 +4,13 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel
 from temporalio.api.workflow.v1 import PendingActivityInfo
-from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
+from temporalio.client import WorkflowExecution, WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.converter import DataConverter
 
-from crm_export.model import HeldRecord
+from activities.temporal import ui_url
+from crm_export.config import Job
+from crm_export.model import HeldRecord, RunState
+from crm_export.salesforce import facts
 from workflows import shown
 from workflows.shown import EXPORT_STATE, ExportState
 
@@ -23,6 +26,7 @@ class Held(BaseModel):
     since: datetime
     attempts: int
     next_attempt_at: datetime | None
+    usual_cause: str = ""
 
 
 class Blocked(BaseModel):
@@ -31,6 +35,7 @@ class Blocked(BaseModel):
     code: str
     message: str
     since: datetime | None
+    next_attempt_at: datetime | None = None
 
 
 class JobStatus(BaseModel):
@@ -54,12 +59,30 @@ class JobStatus(BaseModel):
     started_at: datetime | None
     next_run_at: datetime | None
     reason: str | None
+    object: str = ""
+    updated_at: datetime | None = None
+
+    @property
+    def done(self) -> int:
+        """Records that the run has dealt with."""
+        return self.exported + self.failed + self.gone
+
+    @property
+    def share(self) -> float | None:
+        """How far the run is, 0 to 1. Rows that change under way are met again: there may be more than were counted."""
+        return min(self.done / self.total, 1) if self.total else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        if self.state != "running" or not self.rate or self.total is None:
+            return None
+        return max(self.total - self.done, 0) / self.rate
 
 
 _WORDS: dict[str, str] = {ExportState.PAUSED: "paused", ExportState.BLOCKED: "blocked"}
 
 
-def state_word(described: WorkflowExecutionDescription | None) -> tuple[str, str | None]:
+def state_word(described: WorkflowExecution | None) -> tuple[str, str | None]:
     """``idle``, ``running``, ``paused``, ``blocked`` or ``failed``, and why where a run stopped by itself."""
     if described is None:
         return "idle", None
@@ -70,9 +93,51 @@ def state_word(described: WorkflowExecutionDescription | None) -> tuple[str, str
     return ("idle", None) if word in ("completed", "canceled") else ("failed", f"the last run was {word}")
 
 
-def ended_word(described: WorkflowExecutionDescription) -> str:
+def ended_word(described: WorkflowExecution) -> str:
     """How a run ended, as Temporal calls it."""
     return described.status.name.lower().replace("_", " ") if described.status else "unknown"
+
+
+def job_status(
+    job: Job,
+    state: RunState,
+    *,
+    word: str,
+    reason: str | None,
+    described: WorkflowExecutionDescription | None,
+    blocked: Blocked | None,
+    open_errors: int,
+    workflow_id: str | None,
+    run_id: str | None,
+    namespace: str,
+    next_run_at: datetime | None,
+) -> JobStatus:
+    """One job's status of what the store (``state``) and Temporal (the rest) know."""
+    rate = None
+    if state.started_at and state.updated_at and state.counts.exported:
+        rate = state.counts.exported / max((state.updated_at - state.started_at).total_seconds(), 0.001)
+    return JobStatus(
+        job=job.name,
+        connection=job.connection,
+        state=word,
+        exported=state.counts.exported,
+        failed=state.counts.refused,
+        gone=state.counts.gone,
+        total=state.total,
+        rate=rate,
+        position=str(state.position) if state.position else None,
+        held=held_shown(state.held, described) if word == "paused" and state.held else None,
+        blocked=blocked,
+        open_errors=open_errors,
+        workflow_id=workflow_id,
+        run_id=run_id,
+        ui_url=ui_url(workflow_id, run_id, namespace) if workflow_id else None,
+        started_at=state.started_at,
+        next_run_at=next_run_at,
+        reason=reason,
+        object=job.object,
+        updated_at=state.updated_at,
+    )
 
 
 def held_shown(held: HeldRecord, described: WorkflowExecutionDescription | None) -> Held:
@@ -86,6 +151,7 @@ def held_shown(held: HeldRecord, described: WorkflowExecutionDescription | None)
         since=held.since,
         attempts=held.attempts,
         next_attempt_at=_next_attempt(pending),
+        usual_cause=facts(held.refusal.code).cause,
     )
 
 
@@ -99,12 +165,19 @@ async def blocked_shown(
         return None
     code, message = await _last_failure(pending, converter)
     if state_word(described)[0] == "paused":
-        return Blocked(code=code, message=message, since=None) if code not in ("", but_not) else None
+        if code in ("", but_not):
+            return None
+        return Blocked(code=code, message=message, since=None, next_attempt_at=_next_attempt(pending))
     memo = await described.memo_value(shown.BLOCKED, None, type_hint=shown.Blocked)
     if memo is None:
         return None
     # The last attempt's failure is newer; there is none while the first is under way.
-    return Blocked(code=code or memo.trouble.code, message=message or str(memo.trouble), since=memo.since)
+    return Blocked(
+        code=code or memo.trouble.code,
+        message=message or str(memo.trouble),
+        since=memo.since,
+        next_attempt_at=_next_attempt(pending),
+    )
 
 
 def _pending(

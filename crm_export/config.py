@@ -5,6 +5,7 @@ Secrets are in ``SecretStr``: they show in no ``repr``, log or error.
 
 import re
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -134,6 +136,7 @@ class Connection(_Model):
     export_enabled: bool = True
     pause_on_error: bool = True
     daily_api_limit: Annotated[int, Field(ge=1, le=MOST_CALLS)] = 100_000
+    export_batch_size: Literal[25, 50, 100, 200] = 200
     reexport_schedule: Cron = "0 3 * * *"
     blocked_after: Duration = timedelta(minutes=2)
     concurrency: Annotated[int, Field(ge=1, le=100)] = 25
@@ -146,6 +149,7 @@ class Connection(_Model):
             export_enabled=self.export_enabled,
             pause_on_error=self.pause_on_error,
             daily_api_limit=self.daily_api_limit,
+            export_batch_size=self.export_batch_size,
         )
 
     def credentials(self) -> Credentials:
@@ -215,11 +219,103 @@ class Job(_Model):
             raise ValueError("lookback goes with a cursor")
         return self
 
+    def in_batches_of(self, most: int) -> "Job":
+        """The job with no more records a call than its connection's ``export_batch_size``."""
+        return self if self.batch_size <= most else self.model_copy(update={"batch_size": most})
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The source columns that the job reads, the key first, each once."""
         wanted = [self.key, self.cursor, *self.fields.values(), self.partition_by]
         return tuple(dict.fromkeys(name for name in wanted if name is not None))
+
+
+class ConsoleUser(_Model):
+    """Somebody who signs in to the console by a password; ``crm-export console --hash-password`` makes the hash."""
+
+    password_hash: SecretStr
+    role: Literal["viewer", "operator"]
+
+    @field_validator("password_hash")
+    @classmethod
+    def _argon2(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith("$argon2"):
+            raise ValueError("not a password hash: make one with crm-export console --hash-password")
+        return value
+
+
+class OidcRoles(_Model):
+    """Who may what: a person whose ``claim`` holds one of a role's values has it; ``"*"`` stands for everybody."""
+
+    claim: str = "groups"
+    operator: tuple[str, ...] = ()
+    viewer: tuple[str, ...] = ()
+
+
+class Oidc(_Model):
+    """Sign-in by OpenID Connect. The provider sends people back to ``<public_url>/sign-in/callback``."""
+
+    issuer: Url
+    client_id: str
+    client_secret: SecretStr
+    scopes: str = "openid profile email"
+    name_claim: str = "email"
+    roles: OidcRoles
+
+
+class SignIn(_Model):
+    """How people sign in to the console."""
+
+    users: dict[str, ConsoleUser] = {}
+    oidc: Oidc | None = None
+
+    @model_validator(mode="after")
+    def _some_way(self) -> "SignIn":
+        if not self.users and self.oidc is None:
+            raise ValueError("users, oidc, or both are needed")
+        return self
+
+
+class ConsoleConfig(_Model):
+    """The web console: where it listens, by which address browsers reach it, and who may sign in."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8088
+    public_url: Url | None = None
+    sign_in: SignIn | None = None
+
+    @model_validator(mode="after")
+    def _safe(self) -> "ConsoleConfig":
+        if self.is_for_this_machine:
+            return self
+        if self.sign_in is None:
+            raise ValueError(f"to listen on {self.host}, others than this machine's people need console.sign_in")
+        if self.public_url is None:
+            raise ValueError(
+                f"to listen on {self.host}, console.public_url is needed: the address in people's browsers"
+            )
+        return self
+
+    @property
+    def is_for_this_machine(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def is_behind_tls(self) -> bool:
+        return self.public_url is not None and self.public_url.startswith("https://")
+
+    def at(self, host: str | None, port: int | None) -> "ConsoleConfig":
+        """The same at another address. Raises ConfigError where that is not safe."""
+        given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+        try:
+            return ConsoleConfig.model_validate({**dict(self), **given})
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"console: {message}") from None
 
 
 class Config(_Model):
@@ -229,6 +325,7 @@ class Config(_Model):
     connections: dict[str, Connection]
     sources: dict[str, SourceConfig]
     jobs: dict[str, Job]
+    console: ConsoleConfig = ConsoleConfig()
 
     @field_validator("connections", "sources", "jobs", mode="before")
     @classmethod

@@ -14,10 +14,15 @@ from crm_export.config import (
     ClientCredentialsAuth,
     Config,
     Connection,
+    ConsoleConfig,
+    ConsoleUser,
     Job,
     JwtBearerAuth,
+    Oidc,
+    OidcRoles,
     RefreshTokenAuth,
     Retry,
+    SignIn,
     SourceConfig,
 )
 from crm_export.errors import ConfigError
@@ -176,6 +181,9 @@ _MODELS: dict[str, type[BaseModel]] = {
 }
 
 
+_CONSOLE: dict[str, type[BaseModel]] = {"sign_in": SignIn, "oidc": Oidc, "roles": OidcRoles}
+
+
 def _told(where: str, error: Any) -> str:
     """A pydantic error in words for a person, without the value, which may be a secret."""
     match error["type"]:
@@ -193,6 +201,10 @@ def _told(where: str, error: Any) -> str:
 
 
 def _allowed_beside(location: tuple[str, ...]) -> list[str]:
+    if location[0] == "console" and len(location) > 1:
+        parent = location[-2]
+        inside = ConsoleUser if location[-3:-2] == ("users",) else _CONSOLE.get(parent, ConsoleConfig)
+        return list(inside.model_fields)
     model: type[BaseModel] = Config
     sections: dict[str, type[BaseModel]] = {"connections": Connection, "sources": SourceConfig, "jobs": Job}
     if len(location) > 2:

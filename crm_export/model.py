@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 JsonValue = str | int | float | bool | None | dict[str, "JsonValue"] | list["JsonValue"]
 """A field's value as Salesforce's JSON takes it; an object is a parent named by its external ID."""
@@ -161,6 +161,23 @@ class Settings(Model):
     export_enabled: bool = True
     pause_on_error: bool = True
     daily_api_limit: int = 100_000
+    export_batch_size: int = 200
+
+
+BATCH_SIZES = (25, 50, 100, 200)
+"""What the owner chooses ``export_batch_size`` from: records a call at most; smaller ones for Apex limits."""
+
+
+class OperatorAction(Model):
+    """Who asked for what, when, and what came of it; ``outcome`` is None while it is under way or was cut short."""
+
+    connection: str
+    job: str | None
+    action: str
+    target: str
+    by: str
+    at: datetime
+    outcome: str | None
 
 
 class SettingChange(Model):
@@ -317,6 +334,36 @@ class ExportError(Model):
     @property
     def refusal(self) -> Refusal:
         return Refusal(code=self.code, message=self.message, fields=self.fields, category=self.category, hint=self.hint)
+
+
+class ErrorFilter(Model):
+    """Which rows of a connection's ExportErrors table to read. ``since``: first failed then or later; ``key``: a part
+    of the record key."""
+
+    connection: str
+    job: str | None = None
+    code: str | None = None
+    state: Literal["unresolved", "open", "held", "closed", "all"] = "unresolved"
+    since: datetime | None = None
+    key: str | None = None
+
+
+# What no store could look for would keep a re-export trying for ever.
+_RowId = Annotated[int, Field(ge=1, lt=2**63)]
+_Name = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
+
+
+class ReexportOnly(Model):
+    """What a re-export is limited to: chosen rows by their IDs, or all rows of a job, of a code, or of both."""
+
+    ids: tuple[_RowId, ...] = ()
+    job: _Name | None = None
+    code: _Name | None = None
+
+    def __str__(self) -> str:
+        if self.ids:
+            return f"{len(self.ids):,} chosen errors"
+        return " of ".join(part for part in (self.code, self.job) if part) or "everything"
 
 
 class OpenCause(Model):

@@ -9,7 +9,7 @@ from crm_export.config import Job
 from crm_export.delivery import Crm, Delivery
 from crm_export.errors import CrmError, JobLevelError, SourceError, StoreError
 from crm_export.export import job_trouble
-from crm_export.model import Category, ErrorState, ExportError, Record, ReexportPage, Refusal
+from crm_export.model import Category, ErrorState, ExportError, Record, ReexportOnly, ReexportPage, Refusal
 from crm_export.salesforce import MOST_RECORDS, facts
 from crm_export.store import Store
 
@@ -28,6 +28,7 @@ async def reexport_page(
     after: int,
     until: int,
     should_stop: Callable[[], bool],
+    only: ReexportOnly | None = None,
     rows: int = PAGE_ROWS,
 ) -> ReexportPage:
     """Export the records of the open errors behind row ``after`` up to ``until``, at most ``rows`` of them.
@@ -36,7 +37,7 @@ async def reexport_page(
     its own (its source, its mapping) is left for the next day, and holds up no other; its errors stay open. Each
     call's outcome is stored at once, under ``run_id``, so that an attempt after a kill repeats none.
     """
-    due = await asyncio.to_thread(store.errors.due, connection, run_id, after, until, rows)
+    due = await asyncio.to_thread(store.errors.due, connection, run_id, after, until, rows, only)
     page = ReexportPage(after=after, finished=len(due) < rows)
     for name, of_job in groupby(due, key=lambda error: error.job):
         errors = list(of_job)

@@ -312,6 +312,10 @@ class ExportWorkflow:
     def skip_record(self) -> None:
         self._ask(_Wish.LEAVE_OUT)
 
+    @workflow.signal(description="From the command line or the console: who started this run")
+    def asked_by(self, by: str) -> None:
+        """The run's history names them; nothing else is to be done."""
+
     @workflow.update(name="set_pause_on_error", description="Pause setting of this run alone; answers what it released")
     async def update_pause_on_error(self, on: bool) -> Released:
         released = self._held
@@ -321,24 +325,24 @@ class ExportWorkflow:
         return await self._until_released(released)
 
     @workflow.update(name="retry_now", description="Try the held record now; answers which one, None when only blocked")
-    def update_retry_now(self) -> Released:
+    def update_retry_now(self, by: str = "") -> Released:
         self.retry_now()
         return Released(record_key=self._held.record_key if self._held else None)
 
     @update_retry_now.validator
-    def _waits(self) -> None:
+    def _waits(self, by: str = "") -> None:
         if not self._held and not self._blocked:
             raise ValueError(f"{self._run.job} is neither paused nor blocked")
 
     @workflow.update(name="skip_record", description="Leave this held record in ExportErrors and carry on after it")
-    async def update_skip_record(self, record_key: str) -> Released:
+    async def update_skip_record(self, record_key: str, by: str = "") -> Released:
         released = self._held
         assert released is not None
         self.skip_record()
         return await self._until_released(released)
 
     @update_skip_record.validator
-    def _holds(self, record_key: str) -> None:
+    def _holds(self, record_key: str, by: str = "") -> None:
         if not self._held:
             raise ValueError(f"{self._run.job} is not paused")
         if self._held.record_key != record_key:

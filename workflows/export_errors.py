@@ -4,7 +4,14 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.export_errors import ExportErrorsActivities
-    from activities.requests import ErrorReport, ErrorsSummary, Notice
+    from activities.requests import (
+        MOST_CHOSEN,
+        ErrorReport,
+        ErrorsSummary,
+        Notice,
+        ReexportStarted,
+        ReexportWanted,
+    )
     from workflows import shown, timeouts
 
 
@@ -87,6 +94,23 @@ class ExportErrors:
     def update_reexport(self) -> int:
         self.reexport()
         return self._summary.open_errors
+
+    @workflow.update(description="Export chosen open errors, or those of one cause, again now; answers which run does")
+    async def reexport_only(self, wanted: ReexportWanted) -> ReexportStarted:
+        return await workflow.execute_activity_method(
+            ExportErrorsActivities.start_reexport_only,
+            wanted,
+            start_to_close_timeout=timeouts.STORE_CALL,
+            retry_policy=timeouts.UNTIL_IT_WORKS,
+        )
+
+    @reexport_only.validator
+    def _is_some(self, wanted: ReexportWanted) -> None:
+        only = wanted.only
+        if not (only.ids or only.job or only.code):
+            raise ValueError("say which errors: their IDs, a job or a code")
+        if len(only.ids) > MOST_CHOSEN:
+            raise ValueError(f"at most {MOST_CHOSEN:,} errors at a time are exported again, not {len(only.ids):,}")
 
     @workflow.query(description="What is open: by job and cause, since when")
     def summary(self) -> ErrorsSummary:

@@ -9,16 +9,19 @@ with workflow.unsafe.imports_passed_through():
     from activities.export_errors import ExportErrorsActivities
     from activities.reexport import ReexportActivities
     from activities.requests import ErrorReport, ReexportPlan, ReexportRequest
-    from crm_export.model import JobTrouble, Model, ReexportPage
+    from crm_export.model import JobTrouble, Model, ReexportOnly, ReexportPage
     from workflows import shown, timeouts
     from workflows.shown import ExportState
     from workflows.trouble import ended, stopped
 
 
 class ReexportInput(Model):
-    """Which connection's open errors to export again. The rest is carried over when a long one continues as new."""
+    """Which connection's open errors to export again: all, or ``only`` some; ``by`` is who asked. The rest is carried
+    over when a long one continues as new."""
 
     connection: str
+    only: ReexportOnly | None = None
+    by: str = ""
     plan: ReexportPlan | None = None
     after: int = 0
     exported: int = 0
@@ -105,6 +108,7 @@ class CRMExportExportError:
                 run_id=workflow.info().first_execution_run_id,
                 until=plan.until,
                 after=self._sofar.after,
+                only=self._sofar.only,
                 patient=patient,
             ),
             summary=shown.summary(f"open errors behind row {self._sofar.after} up to {plan.until}"),
@@ -151,6 +155,10 @@ class CRMExportExportError:
     @workflow.signal(description="From the settings workflow: the connection's settings have changed")
     def connection_setting_changed(self, pause_on_error: bool | None) -> None:
         self.retry_now()
+
+    @workflow.signal(description="From the command line or the console: who started this re-export")
+    def asked_by(self, by: str) -> None:
+        self._sofar = self._sofar.model_copy(update={"by": by})
 
     @workflow.query(description="What became of the open errors so far")
     def progress(self) -> ReexportResult:

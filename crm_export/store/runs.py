@@ -10,7 +10,17 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from crm_export.errors import ReplacedError, StoreError, SupersededError
-from crm_export.model import ClosedBy, ErrorState, HeldRecord, Position, Refusal, RunCounts, RunRef, RunState
+from crm_export.model import (
+    ClosedBy,
+    ErrorState,
+    ExportError,
+    HeldRecord,
+    Position,
+    Refusal,
+    RunCounts,
+    RunRef,
+    RunState,
+)
 from crm_export.store.database import Database
 from crm_export.store.export_errors import ExportErrorsTable
 from crm_export.store.schema import positions
@@ -108,6 +118,16 @@ class Runs:
             row = _row(connection, connection_name, job)
             return None if row is None else self._state(connection, row)
 
+    def states(self, connection_names: Sequence[str]) -> dict[tuple[str, str], RunState]:
+        """How all jobs of some connections stand, by connection and job."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(positions).where(positions.c.connection.in_(connection_names))).all()
+            held = self._errors.held_in(connection, connection_names)
+            return {
+                (row.connection, row.job): self._state(connection, row, held.get((row.connection, row.job)))
+                for row in rows
+            }
+
     def claim(self, run: RunRef, object_name: str) -> "RunLedger":
         """Take the run over for one attempt of one activity. Raises ReplacedError where another run has begun."""
         with self._database.write() as connection:
@@ -132,10 +152,13 @@ class Runs:
                 connection.execute(update(positions).where(*_of_run(run)).values(let_go))
                 self._errors.unhold(connection, run.connection, run.job)
 
-    def _state(self, connection: Connection, row: Row[Any]) -> RunState:
+    def _state(self, connection: Connection, row: Row[Any], known: ExportError | None = None) -> RunState:
+        """``known`` is the job's held error, where the caller has read it."""
         held = None
         if row.held_key is not None:
-            error = self._errors.last_of(connection, row.connection, row.job, row.held_key)
+            error = known
+            if error is None or error.record_key != row.held_key:
+                error = self._errors.last_of(connection, row.connection, row.job, row.held_key)
             held_position = _position(row.held_position)
             if error is None or held_position is None:
                 raise StoreError(f"job {row.job} holds record {row.held_key}, but no error of it is stored")

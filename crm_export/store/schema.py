@@ -74,20 +74,36 @@ Index(
     sqlite_where=_not_closed,
     postgresql_where=_not_closed,
 )
+# What people filter by stands behind the order, so that a filter that finds little reads the index, not the rows.
 Index(
     "export_errors_open_in_order",
     export_errors.c.connection,
     export_errors.c.id,
+    export_errors.c.job,
+    export_errors.c.code,
+    export_errors.c.state,
+    export_errors.c.first_failed_at,
+    export_errors.c.record_key,
     sqlite_where=_not_closed,
     postgresql_where=_not_closed,
 )
+# Counts by cause, and since when, come from the index alone.
 Index(
     "export_errors_open_by_cause",
     export_errors.c.connection,
     export_errors.c.job,
     export_errors.c.code,
+    export_errors.c.first_failed_at,
     sqlite_where=_not_closed,
     postgresql_where=_not_closed,
+)
+_held = export_errors.c.state == "held"
+Index(
+    "export_errors_held",
+    export_errors.c.connection,
+    export_errors.c.job,
+    sqlite_where=_held,
+    postgresql_where=_held,
 )
 
 settings = Table(
@@ -97,6 +113,7 @@ settings = Table(
     Column("export_enabled", Boolean, nullable=False),
     Column("pause_on_error", Boolean, nullable=False),
     Column("daily_api_limit", Integer, nullable=False),
+    Column("export_batch_size", Integer, nullable=False, server_default="200"),
 )
 
 setting_changes = Table(
@@ -109,6 +126,30 @@ setting_changes = Table(
     Column("new", String(64), nullable=False),
     Column("by", String(255), nullable=False),
     Column("at", UtcDateTime, nullable=False),
+)
+
+# Who asked for what: written before it is done, so that nothing is done that is not here.
+operator_actions = Table(
+    "operator_actions",
+    metadata,
+    Column("id", _row_number, primary_key=True, autoincrement=True),
+    Column("connection", String(255), nullable=False),
+    Column("job", String(255)),
+    Column("action", String(64), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("by", String(255), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    # None while it is under way, and where a crash cut it short.
+    Column("outcome", Text),
+)
+Index("operator_actions_of_connection", operator_actions.c.connection, operator_actions.c.id)
+
+# What the console signs its sessions with, so that a restart signs nobody out.
+session_key = Table(
+    "session_key",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("key", String(64), nullable=False),
 )
 
 positions = Table(

@@ -272,6 +272,7 @@ async def test_what_is_not_there_is_named(crm_export: CommandLine) -> None:
         (("skip", "accounts"), "accounts is not paused"),
         (("settings", crm_export.connection, "pause-on-error", "maybe"), "on or off, not maybe"),
         (("settings", crm_export.connection, "daily-api-limit", "0"), "1 or more"),
+        (("settings", crm_export.connection, "export-batch-size", "30"), "one of 25, 50, 100, 200"),
         (("settings", crm_export.connection, "pause-on-error"), "the new value is missing"),
     ):
         answer = await crm_export(*arguments)

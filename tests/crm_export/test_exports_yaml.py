@@ -92,6 +92,13 @@ def test_the_example_is_valid() -> None:
         ("${CLIENT_ID}", "${MISSING}", r":8: connections.acme.auth.client_id: the environment variable MISSING is not set"),
         ("  accounts:", "  acc/ounts:", "a name has letters, digits"),
         ("store: sqlite:///crm-export.db\n", "", "store: is missing"),
+        ("store:", "console: {hots: x}\nstore:", r":1: console.hots: unknown key \(did you mean host\?\); allowed: host, port"),
+        ("store:", "console: {host: 0.0.0.0}\nstore:", r":1: console: to listen on 0.0.0.0, others .* need console.sign_in"),
+        ("store:", "console: {sign_in: {}}\nstore:", r"console.sign_in: users, oidc, or both are needed"),
+        ("store:", "console: {sign_in: {users: {ada: {password_hash: geheim, role: operator}}}}\nstore:", r"console.sign_in.users.ada.password_hash: not a password hash"),
+        ("store:", "console: {sign_in: {users: {ada: {hash: x, role: operator}}}}\nstore:", r"console.sign_in.users.ada.hash: unknown key; allowed: password_hash, role"),
+        ("store:", "console: {sign_in: {oidc: {issuer: https://x, client_id: a, client_secret: b, roles: {claims: x}}}}\nstore:", r"console.sign_in.oidc.roles.claims: unknown key \(did you mean claim\?\)"),
+        ("    crm: salesforce", "    crm: salesforce\n    export_batch_size: 30", r"export_batch_size: input should be 25, 50, 100 or 200"),
     ],
 )  # fmt: skip
 def test_each_mistake_is_one_clear_line(tmp_path: Path, old: str, new: str, told: str) -> None:

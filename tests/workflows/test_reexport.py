@@ -4,10 +4,15 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from temporalio.client import WorkflowUpdateFailedError
 
+from activities.requests import ReexportStarted, ReexportWanted
+from crm_export.model import ReexportOnly
 from tests.parts import NO_CITY, delete_airport, put_airports, rename_table
-from tests.workflows.conftest import Exporting
+from tests.workflows.conftest import Exporting, ask
 from tests.workflows.test_export import airports
+from workflows.export_errors import ExportErrors
+from workflows.reexport import CRMExportExportError, ReexportResult
 
 
 async def left_out(exporting: Exporting, source_file: Path, count: int, refused: set[int]) -> list[str]:
@@ -100,6 +105,38 @@ async def test_a_job_in_trouble_of_its_own_is_left_for_the_next_day(exporting: E
     await exporting.org.drop("field")
     await exporting.org.drop("city")
     assert (await exporting.reexport()).exported == 1
+
+
+async def test_chosen_errors_or_one_cause_are_exported_again(exporting: Exporting, source_file: Path) -> None:
+    await left_out(exporting, source_file, 10, {2, 3, 4})
+    put_airports(source_file, [("A005", "x" * 300, "City")])
+    await (await exporting.start()).result()
+    await exporting.org.drop("city")
+    chosen = ReexportOnly(ids=(exporting.errors()["A003"].id,))
+    assert (await reexport_only(exporting, chosen)).outcome == "1 exported, 0 refused again, 0 gone"
+    assert [key for key, error in exporting.errors().items() if error.state == "closed"] == ["A003"]
+    cause = ReexportOnly(job="accounts", code="FIELD_CUSTOM_VALIDATION_EXCEPTION")
+    assert (await reexport_only(exporting, cause)).exported == 2
+    assert exporting.errors()["A005"].attempts == 1
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await reexport_only(exporting, ReexportOnly(ids=tuple(range(1, 1_002))))
+    assert "at most 1,000" in str(refused.value.cause)
+
+
+async def test_one_of_chosen_errors_at_a_time(exporting: Exporting, source_file: Path) -> None:
+    await left_out(exporting, source_file, 10, {2})
+    await exporting.org.rule("down", {"kind": "outage"})
+    wanted = ReexportWanted(connection=exporting.connection, only=ReexportOnly(job="accounts"), by="Ada")
+    first, second = [await ask(exporting.inbox, ExportErrors.reexport_only, wanted) for _ in range(2)]
+    assert (first.started, second.started) == (True, False)
+    assert first.workflow_id == f"CRMExport_ExportError/{exporting.connection}-chosen" == second.workflow_id
+
+
+async def reexport_only(exporting: Exporting, only: ReexportOnly) -> ReexportResult:
+    wanted = ReexportWanted(connection=exporting.connection, only=only, by="Ada")
+    started: ReexportStarted = await ask(exporting.inbox, ExportErrors.reexport_only, wanted)
+    handle = exporting.client.get_workflow_handle_for(CRMExportExportError.run, started.workflow_id)
+    return await handle.result()
 
 
 async def test_a_record_that_an_export_sends_closes_its_row(exporting: Exporting, source_file: Path) -> None:

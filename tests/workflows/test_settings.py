@@ -1,11 +1,13 @@
 """CrmSettings: one change after the other, none lost, wrong ones answered."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from temporalio.client import WorkflowUpdateFailedError
 
 from tests.workflows.conftest import Exporting, ask
+from tests.workflows.test_export import airports
 from workflows.settings import CrmSettings
 
 
@@ -41,4 +43,19 @@ async def test_a_wrong_payload_changes_nothing_and_an_update_says_so(exporting: 
     assert "from 1 to 2,000,000,000" in str(refused.value.cause)
     with pytest.raises(WorkflowUpdateFailedError):
         await settings.execute_update("set_pause_on_error", args=["perhaps", "Ada"])
+    await settings.signal("set_export_batch_size", 30)
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await ask(settings, CrmSettings.update_export_batch_size, 30, "Ada")
+    assert "one of 25, 50, 100, 200" in str(refused.value.cause)
     assert exporting.store.settings.changes(exporting.connection) == []
+
+
+@pytest.mark.parametrize("job_settings", [{"batch_size": 200}])
+async def test_the_export_batch_size_bounds_every_call(exporting: Exporting, source_file: Path) -> None:
+    settings = await exporting.start_entities()
+    told = await ask(settings, CrmSettings.update_export_batch_size, 25, "Ada")
+    assert told.settings.export_batch_size == 25
+    airports(source_file, 60, set())
+    assert (await (await exporting.start()).result()).exported == 60
+    sizes = [call["records"] for call in await exporting.org.calls() if call.get("records")]
+    assert sizes == [25, 25, 10]

@@ -2,14 +2,26 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from crm_export.errors import CrmError, StoreError, SupersededError
-from crm_export.model import ClosedBy, ExportError, OrderValue, Position, Refusal, RunRef, Settings
+from crm_export.model import (
+    ClosedBy,
+    ErrorFilter,
+    ExportError,
+    OrderValue,
+    Position,
+    ReexportOnly,
+    Refusal,
+    RunRef,
+    Settings,
+)
 from crm_export.store import RunLedger, Store
 from crm_export.store.schema import metadata
 
@@ -206,3 +218,70 @@ def test_writers_at_a_time_wait_for_each_other(store: Store, ledger: RunLedger) 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(change, range(1, 65)))
     assert len(store.settings.changes("acme", most=100)) == 64
+
+
+def test_lists_of_errors_are_filtered_and_paged(store: Store, ledger: RunLedger) -> None:
+    ledger.advance(at("z"), exported=[], refused={f"k{i}": NO for i in range(5)})
+    ledger.advance(at("z"), exported=["k4"], refused={"K3x": Refusal(code="OTHER", message="else")})
+    ledger.hold("held", at("zz"), NO)
+
+    def keys(before: int | None = None, limit: int = 9, **wanted: Any) -> list[str]:
+        found = store.error_pages.newest(ErrorFilter(connection="acme", **wanted), limit, before)
+        return [error.record_key for error in found]
+
+    assert keys() == ["held", "K3x", "k3", "k2", "k1", "k0"]
+    assert keys(state="held") == ["held"]
+    assert keys(state="closed") == ["k4"]
+    assert keys(state="open", code="NO") == ["k3", "k2", "k1", "k0"]
+    assert keys(key="K3") == ["K3x", "k3"]
+    assert keys(key="%") == keys(job="leads") == []
+    assert len(keys(state="all")) == 7
+    assert keys(since=datetime.now(UTC) - timedelta(hours=1)) == keys()
+    assert keys(since=datetime.now(UTC) + timedelta(hours=1)) == []
+
+    wanted = ErrorFilter(connection="acme")
+    first = store.error_pages.newest(wanted, 2)
+    second = store.error_pages.newest(wanted, 2, before=first[-1].id)
+    assert [error.record_key for error in second] == ["k3", "k2"]
+    assert store.error_pages.newer(wanted, 2, after=second[0].id) == first
+    assert [error.record_key for error in store.error_pages.every(wanted)] == keys()[::-1]
+    assert store.error_pages.one("acme", first[0].id) == first[0]
+    assert store.error_pages.one("other", first[0].id) is None
+
+
+def test_a_reexport_may_be_of_chosen_rows_or_of_a_cause(store: Store, ledger: RunLedger) -> None:
+    ledger.advance(at("z"), exported=[], refused={"a": NO, "b": Refusal(code="OTHER", message="else"), "c": NO})
+    ids = {key: error.id for key, error in errors(store).items()}
+
+    def due(only: ReexportOnly) -> list[str]:
+        return [error.record_key for error in store.errors.due("acme", "re", 0, max(ids.values()), 9, only)]
+
+    assert due(ReexportOnly(ids=(ids["a"], ids["b"]))) == ["a", "b"]
+    assert due(ReexportOnly(job="accounts", code="NO")) == ["a", "c"]
+    assert due(ReexportOnly(job="leads")) == []
+
+
+def test_all_jobs_states_are_read_at_once(store: Store, ledger: RunLedger) -> None:
+    ledger.advance(at("b"), exported=["a", "b"], refused={})
+    ledger.hold("c", at("c"), NO)
+    assert store.runs.states(["acme", "other"]) == {("acme", "accounts"): store.runs.state("acme", "accounts")}
+
+
+def test_what_is_asked_for_is_written_before_it_is_done(store: Store) -> None:
+    row = store.actions.begin("acme", "accounts", "skip", "A007", "Ada")
+    [action] = store.actions.last(["acme"])
+    assert (action.by, action.target, action.outcome) == ("Ada", "A007", None)
+    store.actions.end(row, "done")
+    store.actions.end(store.actions.begin("acme", None, "re-export", "everything", "Bob"), "done")
+    assert [(action.action, action.outcome) for action in store.actions.last(["acme"])] == [
+        ("re-export", "done"),
+        ("skip", "done"),
+    ]
+    assert store.actions.last(["other"]) == []
+
+
+def test_the_session_key_is_made_once(store: Store) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        keys = set(pool.map(lambda _: store.session_key.get(), range(8)))
+    assert len(keys) == 1
+    assert len(keys.pop()) == 64
