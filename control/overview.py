@@ -273,7 +273,9 @@ class Overview:
             word=word,
             reason=reason,
             described=described,
-            blocked=await blocked_shown(described, self._client.data_converter, but_not=held_code) if described else None,
+            blocked=await blocked_shown(described, self._client.data_converter, but_not=held_code)
+            if described
+            else None,
             open_errors=open_errors,
             workflow_id=run.id if run else state.run.workflow_id if state.run else None,
             run_id=run.run_id if run else None,
