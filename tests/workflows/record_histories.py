@@ -159,7 +159,10 @@ async def _keep(exporting: Exporting, name: str, handle: Handle) -> None:
 
 
 def _without_names(part: Any) -> Any:
-    """Without the names of the machine that recorded it."""
+    """Without the names of the machine that recorded it: its processes, and the folders in stack traces."""
     if isinstance(part, dict):
-        return {name: "recorded" if name == "identity" else _without_names(value) for name, value in part.items()}
+        return {
+            name: "recorded" if name in ("identity", "stackTrace") else _without_names(value)
+            for name, value in part.items()
+        }
     return [_without_names(item) for item in part] if isinstance(part, list) else part
