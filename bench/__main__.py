@@ -24,7 +24,8 @@ Part = Callable[[Stage], Awaitable[Any]]
 
 FULL: dict[str, Part] = {
     "others": lambda s: speed.others(s, speed.Sizes()),
-    "speed": lambda s: speed.measure(s, speed.Sizes()),
+    "at_once": lambda s: speed.at_once(s, speed.Sizes()),
+    "answers": lambda s: speed.answers(s, speed.Sizes()),
     "growth": lambda s: growth.measure(s, growth.SIZES, 3),
     "actions": lambda s: growth.actions(s, (20_000, 100_000)),
     "latency": lambda s: latency.measure(s, 200),
@@ -35,7 +36,8 @@ FULL: dict[str, Part] = {
 }
 QUICK: dict[str, Part] = {
     "others": lambda s: speed.others(s, speed.QUICK),
-    "speed": lambda s: speed.measure(s, speed.QUICK),
+    "at_once": lambda s: speed.at_once(s, speed.QUICK),
+    "answers": lambda s: speed.answers(s, speed.QUICK),
     "growth": lambda s: growth.measure(s, (400, 2_000), 1),
     "actions": lambda s: growth.actions(s, (400, 1_000), 0.1),
     "latency": lambda s: latency.measure(s, 3),

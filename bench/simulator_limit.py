@@ -1,4 +1,4 @@
-"""What the simulator itself takes: ``python -m bench.simulator_limit URL CALLS`` prints the seconds.
+"""What the simulator itself takes: ``python -m bench.simulator_limit URL CALLS [AT_ONCE]`` prints the seconds.
 
 Bare sockets send a body that was made beforehand, eight at a time: next to nothing is done on this side.
 """
@@ -9,8 +9,6 @@ import time
 from urllib.parse import urlsplit
 
 import orjson
-
-_AT_ONCE = 8
 
 
 async def _send(host: str, port: int, request: bytes, calls: int) -> None:
@@ -29,7 +27,7 @@ async def _send(host: str, port: int, request: bytes, calls: int) -> None:
     await writer.wait_closed()
 
 
-async def measure(url: str, calls: int) -> float:
+async def measure(url: str, calls: int, at_once: int = 8) -> float:
     """Seconds for so many calls of 200 records."""
     parts = urlsplit(url)
     records = [
@@ -42,9 +40,9 @@ async def measure(url: str, calls: int) -> float:
     began = time.perf_counter()
     assert parts.hostname is not None
     assert parts.port is not None
-    await asyncio.gather(*(_send(parts.hostname, parts.port, request, calls // _AT_ONCE) for _ in range(_AT_ONCE)))
+    await asyncio.gather(*(_send(parts.hostname, parts.port, request, calls // at_once) for _ in range(at_once)))
     return time.perf_counter() - began
 
 
 if __name__ == "__main__":
-    print(asyncio.run(measure(sys.argv[1], int(sys.argv[2]))))
+    print(asyncio.run(measure(sys.argv[1], *map(int, sys.argv[2:]))))

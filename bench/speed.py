@@ -6,7 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,19 @@ class Sizes:
 QUICK = Sizes(1, 4_000, {0.1: 0.5}, 100, 400, 1_000, 50)
 
 
-async def measure(stage: Stage, sizes: Sizes) -> list[dict[str, Any]]:
-    """One line for each way, latency and concurrency: medians of all rounds, and the ratio to the raw loop."""
+async def at_once(stage: Stage, sizes: Sizes) -> list[dict[str, Any]]:
+    """Answers at once: a line for each way and concurrency, medians of all rounds, and the ratio to the raw loop."""
+    return await _measure(stage, sizes, (0.0,))
+
+
+async def answers(stage: Stage, sizes: Sizes) -> list[dict[str, Any]]:
+    """The same where answers take their time."""
+    return await _measure(stage, sizes, sizes.seconds)
+
+
+async def _measure(stage: Stage, sizes: Sizes, latencies: Iterable[float]) -> list[dict[str, Any]]:
     lines = []
-    for latency in (0.0, *sizes.seconds):
+    for latency in latencies:
         url = stage.simulator(f"simulator-{latency}", latency=latency)
         for concurrency in CONCURRENCIES:
             records = int(sizes.seconds[latency] * 200 * concurrency / latency) if latency else sizes.at_once

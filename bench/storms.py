@@ -27,23 +27,28 @@ _CALMS: dict[str, tuple[str, ...]] = {
     "all refused, five codes": CODES,
 }
 _ROWS_A_WRITE = 2_000
+_LATENCIES = (0.0, 0.1)
 
 
 async def measure(stage: Stage, records: int, rounds: int) -> list[dict[str, Any]]:
-    """Pause off, answers at once, concurrency 8, on both kinds of store."""
+    """Pause off, concurrency 8, answers at once and after 100 ms, on both kinds of store."""
     with stage.postgresql() as server:
         return [
-            await _on(stage, kind, url, records, rounds) for kind, url in (("sqlite", None), ("postgresql", server))
+            await _on(stage, kind, url, records, rounds, latency)
+            for kind, url in (("sqlite", None), ("postgresql", server))
+            for latency in _LATENCIES
         ]
 
 
-async def _on(stage: Stage, kind: str, store_url: str | None, records: int, rounds: int) -> dict[str, Any]:
-    url = stage.simulator(f"simulator-storm-{kind}")
+async def _on(
+    stage: Stage, kind: str, store_url: str | None, records: int, rounds: int, latency: float
+) -> dict[str, Any]:
+    url = stage.simulator(f"simulator-storm-{kind}-{latency}", latency=latency)
     rates: dict[str, list[float]] = {name: [] for name in _CALMS}
     reexports: dict[str, dict[str, Any]] = {}
     for number in range(rounds):
         for name, codes in _CALMS.items():
-            run = f"storm-{kind}-{number}-{len(codes)}"
+            run = f"storm-{kind}-{number}-{len(codes)}-{latency:.0e}"
             file = stage.config(
                 run,
                 url,
@@ -59,7 +64,7 @@ async def _on(stage: Stage, kind: str, store_url: str | None, records: int, roun
                 rates[name].append(records / measured.history.seconds)
                 open_errors = _open(config)
                 assert open_errors == (records if codes else 0), open_errors
-                if codes and number == 0 and len(codes) == 1:
+                if not latency and number == 0 and len(codes) == 1:
                     for outcome, still in (("refused again", codes), ("exported", ())):
                         _refuse(url, still)
                         again = await run_reexport(config, worker, CONNECTION)
@@ -74,6 +79,7 @@ async def _on(stage: Stage, kind: str, store_url: str | None, records: int, roun
     calm = statistics.median(rates["none refused"])
     return {
         "store": kind,
+        "answer_seconds": latency,
         "records": records,
         "runs": [
             {
@@ -83,7 +89,7 @@ async def _on(stage: Stage, kind: str, store_url: str | None, records: int, roun
             }
             for name, found in rates.items()
         ],
-        "store_rows_per_second": round(await _rows_alone(stage, kind, store_url, records)),
+        "store_rows_per_second": None if latency else round(await _rows_alone(stage, kind, store_url, records)),
         "reexport": reexports,
     }
 
