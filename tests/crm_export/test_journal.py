@@ -89,6 +89,16 @@ async def test_what_could_not_be_stored_is_stored_with_the_next(
     assert kept.refused_by_code == {"STRING_TOO_LONG": 2}
 
 
+async def test_a_held_record_is_stored_after_all_that_came_before_it(store: Store, ledger: RunLedger) -> None:
+    """Not with the page's end: a process that dies in between would lose what was left out."""
+    kept = Journal(ledger)
+    *before, held = records(0, 4)
+    kept.add(before, {"k000001": NO})
+    await kept.hold(held, NO)
+    assert position(store) == "k000002"
+    assert [error.record_key for error in store.errors.list(connections=["acme"])] == ["k000001", "k000003"]
+
+
 async def test_a_storm_is_stored_in_bulk_and_told_small(store: Store, ledger: RunLedger) -> None:
     """Every one of 6,000 records refused: every row is there, and the page's report names a few."""
     writes: list[int] = []
