@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -154,6 +155,7 @@ class World:
         self.crm_file = folder / "crm.jsonl"
         self.temporal_address = f"127.0.0.1:{free_port()}"
         self.crm_url = f"http://127.0.0.1:{free_port()}"
+        self._hands = ThreadPoolExecutor(8)
         self.postgresql = PostgreSQL(folder / "postgresql")
         temporal_port = int(self.temporal_address.split(":")[1])
         crm_port = int(self.crm_url.rsplit(":", 1)[1])
@@ -174,10 +176,14 @@ class World:
         return Program(name, command, self.folder / f"{name}.log", port)
 
     async def start(self, *names: str) -> None:
-        await asyncio.gather(*(asyncio.to_thread(self.programs[name].start) for name in names))
+        await asyncio.gather(*(self._by_hand(self.programs[name].start) for name in names))
 
     async def kill(self, name: str) -> None:
-        await asyncio.to_thread(self.programs[name].kill)
+        await self._by_hand(self.programs[name].kill)
+
+    async def _by_hand(self, act: Callable[[], None]) -> None:
+        """In a thread that is kept for this: those of asyncio may all be waiting for what is to be started."""
+        await asyncio.get_running_loop().run_in_executor(self._hands, act)
 
     def signal(self, name: str, number: signal.Signals) -> None:
         program = self.programs[name]
