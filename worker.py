@@ -155,9 +155,10 @@ def prepare_process() -> None:
 
 def _use_few_arenas() -> None:
     """glibc's mallopt(M_ARENA_MAX), as its manual page names it; other C libraries have no arenas."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if sys.platform == "linux" and mallopt is not None:
-        mallopt(-8, 2)
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(-8, 2)
 
 
 async def _waited_for(attempt: Callable[[], Awaitable[T]], error: type[Exception], stop: asyncio.Event) -> T | None:

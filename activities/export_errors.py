@@ -94,6 +94,7 @@ class ExportErrorsActivities:
                 task_queue=self._task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 static_summary=f"Re-export of {wanted.only}, asked for by {wanted.by}",
+                priority=fair(wanted.connection),
             )
         except WorkflowAlreadyStartedError as error:
             return ReexportStarted(workflow_id=workflow_id, run_id=error.run_id, started=False)
