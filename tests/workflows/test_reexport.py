@@ -130,6 +130,8 @@ async def test_one_of_chosen_errors_at_a_time(exporting: Exporting, source_file:
     first, second = [await ask(exporting.inbox, ExportErrors.reexport_only, wanted) for _ in range(2)]
     assert (first.started, second.started) == (True, False)
     assert first.workflow_id == f"CRMExport_ExportError/{exporting.connection}-chosen" == second.workflow_id
+    described = await exporting.client.get_workflow_handle(first.workflow_id).describe()
+    assert described.raw_description.workflow_execution_info.priority.fairness_key == exporting.connection
 
 
 async def reexport_only(exporting: Exporting, only: ReexportOnly) -> ReexportResult:
