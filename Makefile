@@ -28,7 +28,7 @@ $(NPM)/node_modules/.installed: $(NPM)/package-lock.json
 	@touch $@
 
 test: lint $(NPM)/node_modules/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # One seed, or several: make chaos SEEDS=20, make chaos SEED=7. What a seed found wrong is kept in .chaos/.
 chaos: setup
