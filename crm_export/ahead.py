@@ -6,8 +6,8 @@ Salesforce never has to lock a parent for two calls at once (UNABLE_TO_LOCK_ROW)
 """
 
 import asyncio
+import itertools
 import zlib
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -76,20 +76,25 @@ class Ahead:
         # one is twice as long where the last was waited for: hundreds of exports may wait for slow answers, or at
         # their first record, and hold little meanwhile.
         self._rows = self._size * lanes
-        self._ready: deque[Record] = deque()
+        self._ready: list[Record] = []
+        self._cut_off = 0
         self._reading: asyncio.Task[list[Record]] | None = None
         self._at_end = False
         self._largest = 1
 
     @property
     def exhausted(self) -> bool:
-        return self._at_end and not self._ready
+        return self._at_end and not self._left
 
     async def next(self, size: int) -> Stretch | None:
         """The next stretch, in batches of at most ``size`` records; None at the source's end."""
-        while len(self._ready) < size * self._lanes and not self._at_end:
+        while self._left < size * self._lanes and not self._at_end:
             await self._read_on()
-        return self._cut(size) if self._ready else None
+        return self._cut(size) if self._left else None
+
+    @property
+    def _left(self) -> int:
+        return len(self._ready) - self._cut_off
 
     async def close(self) -> None:
         if self._reading is not None:
@@ -101,8 +106,8 @@ class Ahead:
         rows = await (self._reading or self._start_reading())
         self._reading = None
         self._at_end = len(rows) < self._rows
-        self._ready.extend(rows)
-        self._largest = max([self._largest, *(len(record.body) for record in rows)])
+        self._ready, self._cut_off = self._ready[self._cut_off :] + rows, 0
+        self._largest = max(self._largest, max([len(record.body) for record in rows], default=1))
         if rows and not self._at_end:
             self._after = rows[-1].position
             wanted = 2 * self._rows if is_waited_for else self._rows
@@ -115,21 +120,24 @@ class Ahead:
     def _cut(self, size: int) -> Stretch:
         """As far as no lane has more than one call takes."""
         if self._lanes == 1 and self._largest * size <= MOST_BYTES:
-            together = [self._ready.popleft() for _ in range(min(size, len(self._ready)))]
+            together = self._take(size)
             return Stretch(together, [Batch(together)])
-        records: list[Record] = []
         batches: dict[int | None, Batch] = {}
         room: dict[int | None, int] = {}
-        while self._ready:
-            record = self._ready[0]
+        count = 0
+        for record in itertools.islice(self._ready, self._cut_off, None):
             lane = self._lane_of(record)
             batch = batches.setdefault(lane, Batch([], lane))
             room[lane] = room.get(lane, MOST_BYTES) - len(record.body)
             if batch.records and (len(batch.records) == size or room[lane] < 0):
                 break
             batch.records.append(record)
-            records.append(self._ready.popleft())
-        return Stretch(records, list(batches.values()))
+            count += 1
+        return Stretch(self._take(count), list(batches.values()))
+
+    def _take(self, count: int) -> list[Record]:
+        start, self._cut_off = self._cut_off, min(self._cut_off + count, len(self._ready))
+        return self._ready[start : self._cut_off]
 
     def _lane_of(self, record: Record) -> int | None:
         if self._lanes == 1:

@@ -8,7 +8,6 @@ while, sends nothing more.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
 
 from crm_export.model import HeldRecord, Record, Refusal
 from crm_export.store import RunLedger
@@ -20,7 +19,6 @@ _SETTING_SURE_FOR = 0.05
 another as fast as nobody can switch."""
 _MOST_REFUSED = 6_000
 _MOST_KEYS = 20_000
-_key = attrgetter("key")
 FIRST_KEYS = 10
 """So many record keys name a page's refused records; the table has them all."""
 
@@ -44,7 +42,7 @@ class Journal:
             self._exported += [record.key for record in records if record.key not in refused]
             self._refused.update(refused)
         else:
-            self._exported += map(_key, records)
+            self._exported += [record.key for record in records]
         self._last = records[-1]
 
     @property
