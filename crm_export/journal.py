@@ -8,6 +8,7 @@ while, sends nothing more.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from crm_export.model import HeldRecord, Record, Refusal
 from crm_export.store import RunLedger
@@ -23,14 +24,29 @@ FIRST_KEYS = 10
 """So many record keys name a page's refused records; the table has them all."""
 
 
+@dataclass(slots=True)
+class _Entries:
+    """Records that follow one another in the source: the keys of the exported ones, the refused ones, and the last."""
+
+    exported: list[str] = field(default_factory=list)
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    last: Record | None = None
+
+    @property
+    def are_many(self) -> bool:
+        return len(self.refused) >= _MOST_REFUSED or len(self.exported) >= _MOST_KEYS
+
+    def followed_by(self, later: "_Entries") -> "_Entries":
+        return _Entries(self.exported + later.exported, self.refused | later.refused, later.last or self.last)
+
+
 class Journal:
     """Takes what is complete, in the source's order, and writes it to the ledger in few transactions."""
 
     def __init__(self, ledger: RunLedger) -> None:
         self._ledger = ledger
-        self._exported: list[str] = []
-        self._refused: dict[str, Refusal] = {}
-        self._last: Record | None = None
+        self._entries = _Entries()
+        self._being_stored = _Entries()
         self._storing: asyncio.Task[None] | None = None
         self._sure_at = self._setting_read_at = time.monotonic()
         self.refused_by_code: dict[str, int] = {}
@@ -38,17 +54,15 @@ class Journal:
 
     def add(self, records: Sequence[Record], refused: Mapping[str, Refusal]) -> None:
         """These, the next ones of the source, are in the CRM, but for the refused ones, which are left out."""
-        if refused:
-            self._exported += [record.key for record in records if record.key not in refused]
-            self._refused.update(refused)
-        else:
-            self._exported += [record.key for record in records]
-        self._last = records[-1]
+        entries = self._entries
+        entries.exported += [record.key for record in records if record.key not in refused]
+        entries.refused.update(refused)
+        entries.last = records[-1]
 
     @property
     def seconds_until_due(self) -> float | None:
         """When ``keep_up`` should be called at the latest; None while there is nothing to store."""
-        if self._last is None or self._storing is not None:
+        if self._entries.last is None or self._storing is not None:
             return None
         return max(self._sure_at + _STORE_AFTER - time.monotonic(), 0)
 
@@ -58,17 +72,18 @@ class Journal:
         if self._storing is not None and self._storing.done():
             await self._stored()
         age = time.monotonic() - self._sure_at
-        if self._storing is None and (self._is_full or age >= _STORE_AFTER):
-            self._storing = asyncio.create_task(self._store())
-        if self._storing is not None and (self._is_full or age >= _SURE_FOR):
+        if self._storing is None and (self._entries.are_many or age >= _STORE_AFTER):
+            self._start_storing()
+        if self._storing is not None and (self._entries.are_many or age >= _SURE_FOR):
             await self._stored()
 
     async def flush(self) -> None:
         """Store everything. Raises StoreError, and SupersededError."""
         if self._storing is not None:
             await self._stored()
-        if self._last is not None:
-            await self._store()
+        if self._entries.last is not None:
+            self._start_storing()
+            await self._stored()
 
     async def pause_on_error(self, *, exactly: bool = False) -> bool:
         """The setting; ``exactly``: as it is stored now."""
@@ -93,29 +108,26 @@ class Journal:
         self._count({held.record_key: refusal})
         return held
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._refused) >= _MOST_REFUSED or len(self._exported) >= _MOST_KEYS
+    def _start_storing(self) -> None:
+        self._being_stored, self._entries = self._entries, _Entries()
+        self._storing = asyncio.create_task(self._store(self._being_stored))
 
     async def _stored(self) -> None:
         storing, self._storing = self._storing, None
-        if storing is not None:
-            await storing
-
-    async def _store(self) -> None:
-        began = time.monotonic()
-        last, exported, refused = self._last, self._exported, self._refused
-        self._last, self._exported, self._refused = None, [], {}
+        assert storing is not None
         try:
-            position = last.position if last else None
-            await asyncio.to_thread(self._ledger.advance, position, exported=exported, refused=refused)
+            await storing
         except BaseException:
             # What comes later must not be stored without this.
-            self._last = self._last or last
-            self._exported, self._refused = exported + self._exported, refused | self._refused
+            self._entries = self._being_stored.followed_by(self._entries)
             raise
+
+    async def _store(self, entries: _Entries) -> None:
+        began = time.monotonic()
+        position = entries.last.position if entries.last else None
+        await asyncio.to_thread(self._ledger.advance, position, exported=entries.exported, refused=entries.refused)
         self._sure_at = began
-        self._count(refused)
+        self._count(entries.refused)
 
     def _count(self, refused: Mapping[str, Refusal]) -> None:
         for key, refusal in refused.items():

@@ -18,6 +18,7 @@ _MOST_NAME = 100
 """Characters of a code or a field's name; Salesforce's own have 80 at most."""
 _MOST_FIELDS = 20
 _MOST_MESSAGE = 500
+_NOT_QUOTED = (bool, list)
 _SHORTEST_QUOTE = 12
 """A value's beginning of this length is recognised where Salesforce quotes a long value in part."""
 
@@ -303,12 +304,17 @@ def _quoted(folded: str, sent: Mapping[str, JsonValue], parent: str = "") -> lis
     """The fields, with their values as text, that a message in lower case may quote, whole or by their beginning."""
     found: list[tuple[str, str]] = []
     for name, value in sent.items():
-        if isinstance(value, dict):
+        if type(value) is str:
+            text = value
+        elif isinstance(value, dict):
             found += _quoted(folded, value, f"{parent}{name}.")
-        elif value is not None and not isinstance(value, bool | list):
-            text = value if isinstance(value, str) else str(value)
-            if text[:_SHORTEST_QUOTE].casefold() in folded:
-                found.append((f"{parent}{name}", text))
+            continue
+        elif value is None or isinstance(value, _NOT_QUOTED):
+            continue
+        else:
+            text = str(value)
+        if text[:_SHORTEST_QUOTE].casefold() in folded:
+            found.append((f"{parent}{name}", text))
     return found
 
 

@@ -1,6 +1,7 @@
 """What an export has done is in the store soon, in order, or no call goes on."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,26 @@ async def test_a_storm_is_stored_in_bulk_and_told_small(store: Store, ledger: Ru
     assert len(kept.first_keys) == FIRST_KEYS
     assert sum(writes) == 6_000
     assert len(writes) < 15, "half a write a batch is no bulk"
+
+
+async def test_calls_go_on_while_many_are_stored_but_not_without_end(store: Store, ledger: RunLedger) -> None:
+    """A storm's write takes as long as the calls that it is about: waited for, it would double the time."""
+    advance, may_go_on = ledger.advance, threading.Event()
+
+    def slow(*arguments: Any, **named: Any) -> None:
+        may_go_on.wait()
+        advance(*arguments, **named)
+
+    ledger.advance = slow  # type: ignore[method-assign]
+    kept = Journal(ledger)
+    many = records(0, 12_000)
+    kept.add(many[:6_000], {record.key: NO for record in many[:6_000]})
+    await kept.keep_up()
+    kept.add(many[6_000:], {record.key: NO for record in many[6_000:]})
+    waiting = asyncio.create_task(kept.keep_up())
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    may_go_on.set()
+    await waiting
+    await kept.flush()
+    assert store.errors.count_open("acme") == 12_000
