@@ -240,6 +240,8 @@ class RunLedger:
                 self._move(connection, counts, position=_json(position))
                 self._errors.close(connection, self.run.connection, self.run.job, exported, ClosedBy.EXPORT)
                 self._errors.add(connection, self.run, self.object, refused, ErrorState.OPEN)
+        # Not before it is committed: what could not be stored is stored again, with what came since.
+        self.counts = counts
         self.position = position or self.position
 
     def hold(self, record_key: str, held_position: Position, refusal: Refusal) -> HeldRecord:
@@ -283,7 +285,7 @@ class RunLedger:
                 self._errors.close(connection, self.run.connection, self.run.job, [held.record_key], became)
             else:
                 self._errors.unhold(connection, self.run.connection, self.run.job)
-        self.position, self.held = held.position, None
+        self.counts, self.position, self.held = counts, held.position, None
 
     def _move(self, connection: Connection, counts: RunCounts, **values: Any) -> None:
         row = connection.execute(
@@ -301,7 +303,6 @@ class RunLedger:
         if row is None:
             raise self._superseded()
         self.pause_on_error = pause_on_error(connection, self.run.connection, row.pause_on_error)
-        self.counts = counts
 
     def _mine(self) -> list[Any]:
         return [*_of_run(self.run), positions.c.claim == self._claim]

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import OperationalError
 
 from crm_export import journal
 from crm_export.errors import StoreError, SupersededError
@@ -88,6 +90,25 @@ async def test_what_could_not_be_stored_is_stored_with_the_next(
     assert [error.record_key for error in store.errors.list(connections=["acme"])] == ["k000001", "k000004"]
     assert ledger.counts.exported == 3
     assert kept.refused_by_code == {"STRING_TOO_LONG": 2}
+
+
+async def test_what_could_not_be_committed_is_counted_once(store: Store, ledger: RunLedger) -> None:
+    kept = Journal(ledger)
+    kept.add(records(0, 10), {"k000001": NO})
+    failures = [OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))]
+
+    @event.listens_for(store.database.engine, "commit")
+    def fails(_: Connection) -> None:
+        if failures:
+            raise failures.pop()
+
+    with pytest.raises(StoreError):
+        await kept.flush()
+    assert position(store) is None
+    await kept.flush()
+    state = store.runs.state("acme", "accounts")
+    assert state is not None
+    assert (state.counts.exported, state.counts.refused) == (9, 1)
 
 
 async def test_a_held_record_is_stored_after_all_that_came_before_it(store: Store, ledger: RunLedger) -> None:
