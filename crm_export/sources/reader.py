@@ -1,31 +1,24 @@
 """Records out of a SQL database, in order, by keyset pagination.
 
-Synchronous, as SQLAlchemy's portable core is; callers run it in a thread. Errors become SourceError: one line, no
-parameters, no password.
+Synchronous, as SQLAlchemy's portable core is; callers run it in a thread.
 """
 
 import difflib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import orjson
 from sqlalchemy import (
     ColumnElement,
-    Connection,
-    Engine,
     FromClause,
     Select,
     and_,
     bindparam,
     column,
-    create_engine,
     func,
     inspect,
     or_,
@@ -34,80 +27,20 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy import table as sql_table
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.types import Boolean, LargeBinary, TypeEngine
 
-from crm_export.config import Job, SourceConfig
+from crm_export.config import Job
 from crm_export.errors import SourceError
 from crm_export.model import JsonValue, OrderPython, OrderValue, Position, Record, Refusal
 from crm_export.salesforce import facts
+from crm_export.sources.database import Database
 from crm_export.sources.values import UnsendableValueError, column_converter, converter
 
 _KEYS_A_STATEMENT = 500
 _LONGEST_KEY = 500
 """Characters. Salesforce's external IDs have 255; PostgreSQL's index of open errors takes 2,700 bytes a row."""
-_CONNECT_SECONDS = 10
 _ENCODED_NUL = b"\\u0000"
 """Also in a text that shows a backslash before u0000; the single row's way tells the two apart."""
-
-
-class Database:
-    """One source: an engine, opened when first used, and its name for errors."""
-
-    def __init__(self, config: SourceConfig) -> None:
-        self.name = config.name
-        self._config = config
-        self._lock = threading.Lock()
-        self._opened: Engine | None = None
-
-    @property
-    def engine(self) -> Engine:
-        """Raises SourceError ``SOURCE_UNREACHABLE`` for a URL that cannot be opened."""
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._open()
-            return self._opened
-
-    @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        """A connection to read with. Raises SourceError."""
-        try:
-            with self.engine.connect() as connection:
-                yield connection
-        except (OperationalError, InterfaceError) as error:
-            if error.connection_invalidated or error.statement is None:
-                raise self.error("SOURCE_UNREACHABLE", f"cannot be reached: {_reason(error)}") from None
-            raise self.error("SOURCE_QUERY_FAILED", f"could not be read: {_reason(error)}") from None
-        except SQLAlchemyError as error:
-            raise self.error("SOURCE_QUERY_FAILED", f"could not be read: {_reason(error)}") from None
-
-    def error(self, code: str, what: str, hint: str = "run crm-export check") -> SourceError:
-        return SourceError(code, f"source {self.name} {what}", hint=hint)
-
-    def close(self) -> None:
-        if self._opened is not None:
-            self._opened.dispose()
-
-    def _open(self) -> Engine:
-        try:
-            url = make_url(self._config.url.get_secret_value())
-            if url.drivername == "postgresql":
-                url = url.set(drivername="postgresql+psycopg")
-            if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
-                # SQLite would create an empty one.
-                raise self.error(
-                    "SOURCE_UNREACHABLE", "is a SQLite file that does not exist", "see sources in exports.yaml"
-                )
-            arguments = {"connect_timeout": _CONNECT_SECONDS} if url.get_backend_name() == "postgresql" else {}
-            return create_engine(
-                url, pool_pre_ping=True, pool_size=10, max_overflow=40, pool_timeout=300, connect_args=arguments
-            )
-        except (ArgumentError, NoSuchModuleError, ImportError):
-            raise self.error(
-                "SOURCE_UNREACHABLE",
-                "has a url that cannot be used: sqlite:///…, postgresql://… or a dialect that is installed",
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -134,6 +67,7 @@ class SourceReader:
     def __init__(self, database: Database, job: Job) -> None:
         self._database = database
         self._job = job
+        self._any_key: OrderPython | None = None
 
     def read(self, after: Position | None, limit: int) -> list[Record]:
         """The next ``limit`` records behind ``after`` in the job's order; fewer at the end.
@@ -157,7 +91,10 @@ class SourceReader:
     def read_keys(self, keys: Sequence[str]) -> dict[str, Record]:
         """Today's records of these keys; those that are not in the source are left out."""
         records: dict[str, Record] = {}
-        wanted = [key for key in map(self._typed_key, keys) if key is not None]
+        example = self._key_example
+        if example is None:
+            return records
+        wanted = [key for text in keys if (key := _typed(text, example)) is not None]
         with self._database.connect() as connection:
             for start in range(0, len(wanted), _KEYS_A_STATEMENT):
                 # Under a name of ours: SQLAlchemy would make one of the column's, which may hold any character.
@@ -379,24 +316,14 @@ class SourceReader:
     def _partition_place(self) -> int | None:
         return None if self._job.partition_by is None else self._job.columns.index(self._job.partition_by)
 
-    def _typed_key(self, key: str) -> OrderPython | None:
-        """A key's text as the key column's type; None for a text that no key of this type has."""
-        if isinstance(self._key_example, str):
-            return key
-        try:
-            if isinstance(self._key_example, int):
-                return int(key) if str(int(key)) == key else None
-            value = OrderValue(type=OrderValue.of(self._key_example).type, value=key).python()
-        except (ValueError, ArithmeticError):
-            return None
-        return value
-
-    @cached_property
-    def _key_example(self) -> OrderPython:
-        with self._database.connect() as connection:
-            statement = select(self._key).select_from(self._from).where(self._key.is_not(None)).limit(1)
-            example: OrderPython | None = connection.execute(statement).scalar()
-        return "" if example is None else example
+    @property
+    def _key_example(self) -> OrderPython | None:
+        """Any row's key; None while there is no row, which is asked again: a table may be emptied and filled anew."""
+        if self._any_key is None:
+            with self._database.connect() as connection:
+                statement = select(self._key).select_from(self._from).where(self._key.is_not(None)).limit(1)
+                self._any_key = connection.execute(statement).scalar()
+        return self._any_key
 
     def _order_error(self, what: str) -> SourceError:
         return SourceError(
@@ -406,15 +333,21 @@ class SourceReader:
         )
 
 
+def _typed(key: str, example: OrderPython) -> OrderPython | None:
+    """A key's text as the type of another key; None for a text that no key of this type has."""
+    if isinstance(example, str):
+        return key
+    try:
+        if isinstance(example, int):
+            return int(key) if str(int(key)) == key else None
+        return OrderValue(type=OrderValue.of(example).type, value=key).python()
+    except (ValueError, ArithmeticError):
+        return None
+
+
 def _may_be_key(key: str) -> bool:
     return 0 < len(key) <= _LONGEST_KEY and not key.isspace()
 
 
 def _column(name: str) -> ColumnElement[Any]:
     return column(quoted_name(name, quote=True))
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    # str(error) would carry the statement with its parameters.
-    reason = str(getattr(error, "orig", None) or type(error).__name__)
-    return " ".join(reason.split())[:200]

@@ -102,6 +102,33 @@ def test_number_keys_are_numbers(database_url: str) -> None:
         assert reader.count(reader.read(None, 1)[0].position) == 2
 
 
+def test_a_table_that_was_empty_once_has_its_keys_later(database_url: str) -> None:
+    """Emptied and filled anew, as loads do: what is there must not be called gone for ever."""
+    execute(database_url, TABLE.replace("id TEXT", "id BIGINT"))
+    with reading(database_url) as reader:
+        assert reader.read_keys(["1"]) == {}
+        execute(database_url, "INSERT INTO items VALUES (1, 'x', 1)")
+        assert list(reader.read_keys(["1"])) == ["1"]
+
+
+def test_a_computed_number_key_of_a_table_that_was_empty(database_url: str) -> None:
+    execute(database_url, TABLE)
+    with reading(database_url, query="SELECT changed + 1 AS id, name FROM items") as reader:
+        assert reader.read_keys(["2"]) == {}
+        execute(database_url, "INSERT INTO items VALUES ('a', 'x', 1)")
+        assert list(reader.read_keys(["2"])) == ["2"]
+
+
+def test_a_database_that_quotes_a_value_is_not_quoted(postgresql_url: str) -> None:
+    fill(postgresql_url, ("a", "very-private-4711", 1))
+    with (
+        reading(postgresql_url, query="SELECT id, CAST(name AS integer) AS name FROM items") as reader,
+        pytest.raises(SourceError, match="InvalidTextRepresentation, SQLSTATE 22P02") as told,
+    ):
+        reader.read(None, 10)
+    assert "very-private-4711" not in str(told.value)
+
+
 @pytest.mark.parametrize("kind", ["TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "DATE", "NUMERIC(20,4)"])
 def test_every_cursor_type_survives_the_way_through_json(database_url: str, kind: str) -> None:
     value = {"DATE": "2026-01-0", "NUMERIC(20,4)": "1234567890.000"}.get(kind, "2026-01-01 00:00:00.12345")
