@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from operator import attrgetter
 
 from crm_export.ahead import Source
 from crm_export.config import Job
@@ -16,6 +17,7 @@ from crm_export.store import Store
 PAGE_ROWS = 2_000
 """Open errors a page: 10 full calls, some seconds to a minute."""
 _MOST_VERSIONS = 20
+_job = attrgetter("job")
 
 
 async def reexport_page(
@@ -39,7 +41,9 @@ async def reexport_page(
     """
     due = await asyncio.to_thread(store.errors.due, connection, run_id, after, until, rows, only)
     page = ReexportPage(after=after, finished=len(due) < rows)
-    for name, of_job in groupby(due, key=lambda error: error.job):
+    # Errors of several jobs lie mixed: a call takes those of one. Where the page ends early it begins anew at the same
+    # row, less what has been settled.
+    for name, of_job in groupby(sorted(due, key=_job), key=_job):
         errors = list(of_job)
         for start in range(0, len(errors), MOST_RECORDS):
             if should_stop():
@@ -52,8 +56,7 @@ async def reexport_page(
                 if not _is_of_one_job(error):
                     return page.model_copy(update={"trouble": job_trouble(error), "finished": False})
                 page = page.model_copy(update={"not_tried": {**page.not_tried, name: str(job_trouble(error))}})
-            page = page.model_copy(update={"after": batch[-1].id})
-    return page
+    return page.model_copy(update={"after": due[-1].id}) if due else page
 
 
 def _is_of_one_job(error: JobLevelError | StoreError) -> bool:

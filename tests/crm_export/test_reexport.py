@@ -11,7 +11,7 @@ from crm_export.model import Refusal, RunRef, Settings, UpsertResult, Written
 from crm_export.reexport import reexport_page
 from crm_export.salesforce import ObjectDescription
 from crm_export.store import Store
-from tests.crm_export.test_lanes import Source, job
+from tests.crm_export.test_lanes import SIZE, Source, job
 
 RUN = RunRef(connection="acme", job="accounts", run_id="run", workflow_id="w")
 NO = Refusal(code="STRING_TOO_LONG", message="no")
@@ -69,6 +69,28 @@ async def test_an_attempt_after_a_kill_repeats_one_call_and_counts_no_attempt_tw
     rows = store.errors.list(connections=["acme"], closed_too=True)
     assert {row.attempts for row in rows if row.state == "open"} == {2}
     assert sum(row.state == "closed" for row in rows) == sum(int(r.key[1:]) % 3 != 0 for r in source.records)
+    store.close()
+
+
+async def test_errors_of_two_jobs_that_lie_mixed_take_a_call_each(tmp_path: Path) -> None:
+    """A call an error would spend the daily API limit."""
+    store = Store(f"sqlite:///{tmp_path}/store.db")
+    store.migrate()
+    store.settings.create("acme", Settings())
+    source, crm = Source([None] * 40), Crm(dies_at=0)
+    for name in ("accounts", "leads"):
+        of_job = RUN.model_copy(update={"job": name})
+        store.runs.begin(of_job, first_position=lambda position, completed: None)
+    for record in source.records:
+        for name in ("accounts", "leads"):
+            ledger = store.runs.claim(RUN.model_copy(update={"job": name}), "Account")
+            ledger.advance(record.position, exported=(), refused={record.key: NO})
+    until = store.errors.last_id("acme")
+    page = await reexport_page(
+        "acme", "this run", lambda _: (job(1), source), crm, store, after=0, until=until, should_stop=lambda: False
+    )
+    assert (page.exported, page.refused, page.after, page.finished) == (52, 28, until, True)
+    assert crm.calls == 2 * 40 / SIZE
     store.close()
 
 
