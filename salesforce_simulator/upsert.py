@@ -149,7 +149,9 @@ def _wrong(known: Field, value: Any) -> dict[str, Any] | None:
             try:
                 number = float(value)
             except (TypeError, ValueError):
-                return _bad(known, value)
+                # Salesforce reads numbers while it reads the request: one that is none fails the call, and is quoted.
+                told = f"Cannot deserialize instance of {known.type} from VALUE_STRING value {value}"
+                raise CallError(400, "JSON_PARSER_ERROR", told) from None
             if abs(number) >= 10 ** (known.precision - known.scale):
                 told = f"{known.name}: value outside of valid range on numeric field: {value}"
                 return error("NUMBER_OUTSIDE_VALID_RANGE", told, known.name)

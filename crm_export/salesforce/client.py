@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import reduce
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -21,7 +22,7 @@ from crm_export.errors import CrmError
 from crm_export.model import JsonValue, Refusal, RolledBack, UpsertResult, Written
 from crm_export.salesforce.auth import Credentials, SalesforceAuth, is_safe_url
 from crm_export.salesforce.description import ObjectDescription
-from crm_export.salesforce.errors import call_error, facts, refusal
+from crm_export.salesforce.errors import WRONG_TYPE, call_error, facts, refusal, without_values
 
 MOST_RECORDS = 200
 """Records of one sObject Collections call (REST API, "Upsert Records Using sObject Collections")."""
@@ -111,7 +112,8 @@ class Salesforce:
     ) -> list[UpsertResult]:
         """Upsert up to 200 records, each a JSON object, in one call; what became of each, in their order.
 
-        With ``all_or_none`` and any refusal nothing is written. Raises CrmError where no single record is the cause.
+        With ``all_or_none`` and any refusal nothing is written. Where one value of a wrong type fails the call, each
+        record of it is refused: alone, the others are not. Raises CrmError where no single record is the cause.
         """
         results = await self._upsert(object_name, external_id, records, all_or_none)
         for wait in self._quick_retries:
@@ -131,7 +133,14 @@ class Salesforce:
         self, object_name: str, external_id: str, records: Sequence[bytes], all_or_none: bool
     ) -> list[UpsertResult]:
         path = f"{self._base}/composite/sobjects/{quote(object_name, safe='')}/{quote(external_id, safe='')}"
-        answer = await self._call("PATCH", path, _collection(object_name, records, all_or_none))
+        try:
+            answer = await self._call("PATCH", path, _collection(object_name, records, all_or_none))
+        except CrmError as error:
+            sent = [orjson.loads(record) for record in records]
+            if error.code == WRONG_TYPE:
+                return [refusal(error.code, error.message, [], record, external_id) for record in sent]
+            told = reduce(lambda text, record: without_values(text, record, external_id), sent, error.message)
+            raise CrmError(error.code, told, hint=error.hint, retry_after=error.retry_after) from None
         if not isinstance(answer, list) or len(answer) != len(records):
             raise self._unexpected("an answer that does not match the records sent")
         if all([type(item) is dict and item.get("success") is True for item in answer]):  # noqa: C419

@@ -50,6 +50,8 @@ def _job(category: Category, cause: str, hint: str, *, waits: bool = False) -> E
 _OUTAGE_HINT = "it is tried again by itself; see Salesforce's status page if it lasts"
 _AS_NAMED = _record(Category.DATA, "as the code says", "correct the mapping or the source row")
 
+WRONG_TYPE = "JSON_PARSER_ERROR"
+
 TABLE: Mapping[str, ErrorFacts] = {
     "FIELD_CUSTOM_VALIDATION_EXCEPTION": _record(
         Category.VALIDATION,
@@ -177,12 +179,13 @@ TABLE: Mapping[str, ErrorFacts] = {
     "UNSENDABLE_VALUE": _record(
         Category.DATA, "the source's value has no form in Salesforce's JSON", "correct the value or the mapping"
     ),
+    # Of a whole call, and one record's value is the cause.
+    WRONG_TYPE: _record(Category.DATA, "a value of the wrong type", "correct the value or the mapping", shared=True),
     "MULTIPLE_RECORDS": _record(
         Category.DUPLICATE,
         "several records have this external ID",
         "make the external ID field unique in Salesforce, and merge the records",
     ),
-    "JSON_PARSER_ERROR": _job(Category.DATA, "a value of the wrong type", "correct the mapping"),
     "STORAGE_LIMIT_EXCEEDED": _job(Category.QUOTA, "the org's storage is full", "let an admin free or buy storage"),
     "INVALID_SESSION_ID": _job(Category.SIGN_IN, "the session has ended", "sign in anew: renew the access token"),
     "invalid_grant": _job(
@@ -262,7 +265,7 @@ def refusal(code: str, message: str, fields: Sequence[str], sent: Mapping[str, J
 
     ``sent`` is what was sent of the record; the value of ``key_field``, the record key, may stay.
     """
-    shown = one_line(_without_values(message, sent, key_field))
+    shown = one_line(without_values(message, sent, key_field))
     return _refusal(_code(code), shown, tuple(one_line(field)[:_MOST_NAME] for field in fields[:_MOST_FIELDS]))
 
 
@@ -286,7 +289,8 @@ def one_line(text: str) -> str:
     return " ".join(clean.split())[:_MOST_MESSAGE]
 
 
-def _without_values(message: str, sent: Mapping[str, JsonValue], key_field: str) -> str:
+def without_values(message: str, sent: Mapping[str, JsonValue], key_field: str) -> str:
+    """A message with the names of fields where it quotes the values that were sent of a record."""
     quoted = _quoted(message.casefold(), sent)
     if not quoted:
         return message

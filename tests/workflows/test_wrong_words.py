@@ -158,3 +158,20 @@ async def test_a_code_that_nobody_knows_and_a_message_of_5_mb_are_shown(
     assert len(progress.held.refusal.message) <= 500
     await run.signal(ExportWorkflow.skip_record)
     assert (await run.result()).refused == 1
+
+
+@pytest.mark.parametrize("job_settings", [{"fields": {"Name": "name", "AnnualRevenue": "city"}}])
+async def test_a_number_that_is_none_is_one_records_problem(exporting: Exporting, source_file: Path) -> None:
+    """Salesforce fails the whole call for it, names no record, and quotes the value."""
+    put_airports(source_file, [(f"A{i:03d}", "Airport", "lots-4711" if i == 17 else str(i)) for i in range(35)])
+    run = await exporting.start()
+    await exporting.until_held(run, "A017")
+    assert await exporting.org.written() == [f"A{i:03d}" for i in range(17)]
+    error = exporting.errors()["A017"]
+    assert (error.code, error.message) == (
+        "JSON_PARSER_ERROR",
+        "Cannot deserialize instance of currency from VALUE_STRING value ‹AnnualRevenue›",
+    )
+    await run.signal(ExportWorkflow.set_pause_on_error, False)
+    result = await run.result()
+    assert (result.exported, result.refused) == (34, 1)

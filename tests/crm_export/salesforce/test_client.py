@@ -109,6 +109,22 @@ async def test_trouble_of_the_call_is_raised(response: httpx.Response, code: str
     assert raised.value.hint
 
 
+async def test_a_value_of_a_wrong_type_fails_the_call_and_is_not_quoted() -> None:
+    """Which record has it is found by sending fewer (delivery.py)."""
+    told = "Cannot deserialize instance of currency from VALUE_STRING value Name of b"
+    answer = httpx.Response(400, json=[{"errorCode": "JSON_PARSER_ERROR", "message": told}])
+    assert [type(result) for result in await upsert(lambda request: answer, "a", "b")] == [Refusal, Refusal]
+    [alone] = await upsert(lambda request: answer, "b")
+    assert alone.message == "Cannot deserialize instance of currency from VALUE_STRING value ‹Name›"
+
+
+async def test_what_a_failed_call_quotes_of_its_records_is_left_out() -> None:
+    answer = httpx.Response(400, json=[{"errorCode": "NEW_IN_2027", "message": "cannot take Name of b"}])
+    with pytest.raises(CrmError, match="cannot take ‹Name›") as raised:
+        await upsert(lambda request: answer, "a", "b")
+    assert "Name of" not in repr(raised.value)
+
+
 async def test_the_crms_own_hint_on_when_to_call_again_is_kept() -> None:
     answer = httpx.Response(503, headers={"Retry-After": "17"}, json=[])
     with pytest.raises(CrmError) as raised:
