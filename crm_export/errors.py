@@ -14,6 +14,10 @@ class CrmExportError(Exception):
 class ConfigError(CrmExportError):
     """``exports.yaml`` cannot be used; the message names the file, the line or key, and what is allowed."""
 
+    def __init__(self, message: str) -> None:
+        # A key of the file may hold a line break, or what moves a terminal's cursor.
+        super().__init__("".join(character if character.isprintable() else " " for character in message))
+
 
 class JobLevelError(CrmExportError):
     """A call could not be made or was refused as a whole: no single record is the cause.

@@ -130,3 +130,9 @@ def test_which_file_is_read() -> None:
     assert exports_yaml.find("a.yaml", {"CRM_EXPORT_CONFIG": "b.yaml"}) == Path("a.yaml")
     assert exports_yaml.find(None, {"CRM_EXPORT_CONFIG": "b.yaml"}) == Path("b.yaml")
     assert exports_yaml.find(None, {}) == Path("exports.yaml")
+
+
+def test_a_name_with_a_line_break_breaks_no_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"exports.yaml:3: connections.a b") as told:
+        load(tmp_path, GOOD.replace("  acme:\n", '  "a\\nb": null\n  acme:\n'))
+    assert "\n" not in str(told.value)

@@ -11,6 +11,7 @@ import pytest
 
 from crm_export.ahead import MOST_BYTES, Ahead, Stretch
 from crm_export.config import Job
+from crm_export.errors import CrmError
 from crm_export.export import export_page
 from crm_export.model import Position, Record, Refusal, RolledBack, RunRef, Settings, UpsertResult, Written
 from crm_export.salesforce import ObjectDescription
@@ -135,6 +136,27 @@ async def test_only_calls_in_flight_land_behind_a_refused_record(
     assert before <= set(crm.written)
     assert refused not in crm.written
     assert len(set(crm.written) - before) <= (concurrency - 1) * SIZE
+
+
+async def test_a_page_that_fails_ends_after_its_last_call(store: Store) -> None:
+    """What is in flight beside the call that fails may write: whoever takes over must not overlap with it."""
+    store.settings.create("acme", Settings())
+    source, crm = Source([None] * 12), Crm(0, set())
+    upsert, answered = crm.upsert, []
+
+    async def fails_first(*arguments: Any, **named: Any) -> list[UpsertResult]:
+        if not crm.together:
+            crm.together.append([])
+            raise CrmError("CONNECTION_FAILED", "no connection")
+        await asyncio.sleep(0.05)
+        answered.append(await upsert(*arguments, **named))
+        return answered[-1]
+
+    crm.upsert = fails_first  # type: ignore[method-assign]
+    page = await export(store, source, crm, job(3))
+    assert page.trouble.code == "CONNECTION_FAILED"
+    assert len(answered) == 2
+    assert page.position is None
 
 
 async def test_a_batch_ends_below_the_size_of_a_request() -> None:

@@ -17,6 +17,7 @@ from control.setup import setup
 from crm_export import exports_yaml
 from crm_export.store import Store
 from tests.parts import NO_CITY, Org, put_airports
+from tests.workflows.conftest import Exporting
 from tests.workflows.test_export import airports
 
 CONFIG = """
@@ -108,3 +109,12 @@ def _held(store: Store, connection: str) -> str | None:
 async def _distinct(org: Org) -> list[str]:
     """The keys in the order of their first write: what was in flight when a worker died is sent again."""
     return list(dict.fromkeys(await org.written()))
+
+
+async def test_a_call_that_outlasts_the_heartbeat_is_not_made_twice(exporting: Exporting, source_file: Path) -> None:
+    """Its worker beats: only one that is gone is given up."""
+    airports(source_file, 3, set())
+    await exporting.org.rule("slow", {"kind": "slow", "seconds": 4})
+    result = await (await exporting.start()).result()
+    assert result.exported == 3
+    assert [call["method"] for call in await exporting.org.calls()].count("PATCH") == 1
