@@ -8,18 +8,17 @@ from crm_export.salesforce.auth import (
     RefreshToken,
     is_safe_url,
 )
-from crm_export.salesforce.client import MOST_RECORDS, ApiUsage, Exchange, Salesforce
+from crm_export.salesforce.client import MOST_RECORDS, DailyApiRequests, Exchange, Salesforce
 from crm_export.salesforce.description import FieldDescription, ObjectDescription, problems, unwritable
-from crm_export.salesforce.errors import TABLE, ErrorFacts, facts, refusal
+from crm_export.salesforce.errors import TABLE, facts, refusal
 
 __all__ = [
     "MOST_RECORDS",
     "TABLE",
     "AccessToken",
-    "ApiUsage",
     "ClientCredentials",
     "Credentials",
-    "ErrorFacts",
+    "DailyApiRequests",
     "Exchange",
     "FieldDescription",
     "JwtBearer",

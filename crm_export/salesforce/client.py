@@ -5,8 +5,9 @@ a :class:`Refusal` of one record is returned, a failure of the call is raised as
 """
 
 import asyncio
-import re
+import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -41,11 +42,10 @@ _KEEP_ALIVE = [
     ),
 ]
 """A peer that is gone without a word is noticed after a minute and a half, long before a call's own limit."""
-_LIMIT_INFO = re.compile(r"api-usage=(\d+)/(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class ApiUsage:
+class DailyApiRequests:
     """Calls of the org in the last 24 hours, by all its clients, and how many there may be."""
 
     used: int
@@ -96,7 +96,6 @@ class Salesforce:
         self._before_call = before_call
         self._slots = asyncio.Semaphore(most_calls)
         self._quick_retries = quick_retries
-        self.api_usage: ApiUsage | None = None
         """As of the last answer; None before the first."""
 
     async def aclose(self) -> None:
@@ -222,12 +221,12 @@ class Salesforce:
         except (KeyError, TypeError, ValueError):
             raise self._unexpected("a description of unknown shape") from None
 
-    async def limits(self) -> ApiUsage:
+    async def limits(self) -> DailyApiRequests:
         """Calls of the org in the last 24 hours (REST API, "Limits")."""
         answer = await self._call("GET", f"{self._base}/limits")
         try:
             daily = answer["DailyApiRequests"]
-            return ApiUsage(used=daily["Max"] - daily["Remaining"], maximum=daily["Max"])
+            return DailyApiRequests(used=daily["Max"] - daily["Remaining"], maximum=daily["Max"])
         except (KeyError, TypeError):
             raise self._unexpected("limits of unknown shape") from None
 
@@ -264,9 +263,8 @@ class Salesforce:
                 raise call_error(0, "TIMEOUT", f"{self._host} did not answer in time") from None
             except httpx.HTTPError as error:
                 if wait is None:
-                    raise call_error(
-                        0, "CONNECTION_FAILED", f"cannot reach Salesforce at {self._host} ({type(error).__name__})"
-                    ) from None
+                    told = f"cannot reach Salesforce at {self._host} ({_why(error)})"
+                    raise call_error(0, "CONNECTION_FAILED", told) from None
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
@@ -275,16 +273,13 @@ class Salesforce:
             session = await self._auth.session()
             if self._before_call is not None:
                 await self._before_call()
-            response = await self._client.request(
+            return await self._client.request(
                 method,
                 f"{session.instance_url}{path}",
                 content=content,
                 headers={"Content-Type": "application/json"} if content is not None else None,
                 auth=self._auth,
             )
-        if match := _LIMIT_INFO.search(response.headers.get("Sforce-Limit-Info", "")):
-            self.api_usage = ApiUsage(int(match[1]), int(match[2]))
-        return response
 
     def _call_failed(self, response: httpx.Response, answer: Any) -> CrmError:
         error = _first_error(answer)
@@ -303,6 +298,23 @@ def _collection(object_name: str, records: Sequence[bytes], all_or_none: bool) -
     attributes = b'{"attributes":%b,' % orjson.dumps({"type": object_name})
     joined = b",".join([attributes + record[1:] for record in records])
     return b'{"allOrNone":%b,"records":[%b]}' % (b"true" if all_or_none else b"false", joined)
+
+
+def _why(error: httpx.HTTPError) -> str:
+    """What the network said; httpx's own name for it where that is all there is."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            # The host's addresses, tried one after the other.
+            cause = cause.exceptions[0]
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS: {(cause.reason or 'failed').replace('_', ' ').lower()}"
+        if isinstance(cause, socket.gaierror):
+            return "no such host"
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return os.strerror(cause.errno).lower()
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def _json(response: httpx.Response) -> Any:

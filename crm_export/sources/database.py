@@ -69,18 +69,18 @@ class Database:
                 url = url.set(drivername="postgresql+psycopg")
             if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
                 # SQLite would create an empty one.
-                raise self.error(
-                    "SOURCE_UNREACHABLE", "is a SQLite file that does not exist", "see sources in exports.yaml"
-                )
+                told = f"is a SQLite file that does not exist: {url.database}"
+                raise self.error("SOURCE_UNREACHABLE", told, "see sources in exports.yaml")
             arguments = {"connect_timeout": _CONNECT_SECONDS} if url.get_backend_name() == "postgresql" else {}
             return create_engine(
                 url, pool_pre_ping=True, pool_size=10, max_overflow=40, pool_timeout=300, connect_args=arguments
             )
-        except (ArgumentError, NoSuchModuleError, ImportError):
-            raise self.error(
-                "SOURCE_UNREACHABLE",
-                "has a url that cannot be used: sqlite:///…, postgresql://… or a dialect that is installed",
-            ) from None
+        except (NoSuchModuleError, ImportError) as error:
+            told = f"has a url whose dialect or driver is not installed ({error})"
+            raise self.error("SOURCE_UNREACHABLE", told, "install it beside crm-export") from None
+        except (ArgumentError, ValueError):
+            told = "has a url that cannot be used: sqlite:///… or postgresql://user:password@host:port/database"
+            raise self.error("SOURCE_UNREACHABLE", told, "see sources in exports.yaml") from None
 
 
 def _reason(error: SQLAlchemyError) -> str:

@@ -5,14 +5,14 @@ the database cannot be used.
 """
 
 from crm_export.store.actions import ActionLog, SessionKey
-from crm_export.store.api_usage import DAILY_API_LIMIT, ApiUsage
+from crm_export.store.api_usage import ApiUsage
 from crm_export.store.database import Database
 from crm_export.store.error_pages import ErrorPages
 from crm_export.store.export_errors import ExportErrorsTable
 from crm_export.store.runs import RunLedger, Runs
 from crm_export.store.settings import SettingsTable
 
-__all__ = ["DAILY_API_LIMIT", "RunLedger", "Store"]
+__all__ = ["RunLedger", "Store"]
 
 
 class Store:

@@ -1,6 +1,7 @@
 """The Salesforce client: sign-in, calls, what is retried, and what is whose fault."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -64,12 +65,10 @@ async def test_the_call_is_as_documented() -> None:
 
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return httpx.Response(200, json=[ok("a")], headers={"Sforce-Limit-Info": "api-usage=7/100"})
+        return httpx.Response(200, json=[ok("a")])
 
     async with client(answer) as salesforce:
         await salesforce.upsert("Account", "Key__c", [b'{"Key__c":"a"}'], all_or_none=True)
-        assert salesforce.api_usage is not None
-        assert (salesforce.api_usage.used, salesforce.api_usage.maximum) == (7, 100)
     [request] = seen
     assert request.method == "PATCH"
     assert request.url.path == "/services/data/v66.0/composite/sobjects/Account/Key__c"
@@ -180,6 +179,21 @@ async def test_lost_connections_are_named_without_a_trace_of_the_record() -> Non
     assert raised.value.code == "TIMEOUT"
     assert "acme.my.salesforce.com" in str(raised.value)
     assert "Name of" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://127.0.0.1:9", "connection refused"),
+        ("https://salesforce.invalid", "no such host"),
+        ("https://127.0.0.1:{port}", "TLS: "),
+    ],
+)
+async def test_what_the_network_said_is_told(org: Org, url: str, why: str) -> None:
+    salesforce = Salesforce(url.format(port=httpx.URL(org.url).port), "66.0", APP, quick_retries=())
+    with pytest.raises(CrmError, match=re.escape(f"({why}")):
+        await salesforce.describe("Account")
+    await salesforce.aclose()
 
 
 async def test_an_ended_session_is_renewed_once() -> None:
