@@ -23,7 +23,7 @@ from activities.export import ExportActivities
 from activities.export_errors import ExportErrorsActivities
 from activities.reexport import ReexportActivities
 from activities.settings import SettingsActivities
-from activities.temporal import TASK_QUEUE, TemporalUnreachableError, connect, measured
+from activities.temporal import TASK_QUEUE, TemporalUnreachableError, connect, runtime
 from crm_export import exports_yaml
 from crm_export.clients import Clients
 from crm_export.config import Config
@@ -120,13 +120,13 @@ async def run(config: Config, stop: asyncio.Event) -> None:
 
     A store that is not set up, or a server that is not up yet, is waited for.
     """
-    runtime, version = measured(os.environ), version_of(os.environ)
+    temporal_runtime, version = runtime(os.environ), version_of(os.environ)
     prepare_process()
     store = Store(config.store)
     clients = Clients(config, store)
     try:
         await _waited_for(lambda: asyncio.to_thread(store.require_migrated), StoreError, stop)
-        client = await _waited_for(lambda: connect(runtime), TemporalUnreachableError, stop)
+        client = await _waited_for(lambda: connect(temporal_runtime), TemporalUnreachableError, stop)
         if client is None:
             return
         async with build(client, clients, version=version):

@@ -1,6 +1,7 @@
 """The way to Temporal: one ``connect()`` for the worker, the command line and the tests, so that none differs."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping
 from urllib.parse import quote
@@ -8,7 +9,14 @@ from urllib.parse import quote
 from temporalio.client import Client
 from temporalio.common import Priority
 from temporalio.envconfig import ClientConfig
-from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+from temporalio.runtime import (
+    LogForwardingConfig,
+    LoggingConfig,
+    PrometheusConfig,
+    Runtime,
+    TelemetryConfig,
+    TelemetryFilter,
+)
 
 from activities.codec import data_converter
 from crm_export.errors import ConfigError
@@ -17,6 +25,7 @@ TASK_QUEUE = "crm-export"
 _FAIRNESS_KEY_BYTES = 64
 CONNECT_SECONDS = 10
 METRICS_VARIABLE = "CRM_EXPORT_METRICS"
+_core_logger = logging.getLogger("temporalio.core")
 
 
 class TemporalUnreachableError(Exception):
@@ -50,13 +59,14 @@ def fair(connection: str) -> Priority:
     return Priority(fairness_key=connection.encode()[:_FAIRNESS_KEY_BYTES].decode(errors="ignore"))
 
 
-def measured(environ: Mapping[str, str]) -> Runtime | None:
-    """A runtime that serves the SDK's metrics to Prometheus at ``CRM_EXPORT_METRICS`` (host:port); None without."""
+def runtime(environ: Mapping[str, str]) -> Runtime:
+    """The SDK's runtime: its log goes where Python's does, and its metrics to Prometheus at ``CRM_EXPORT_METRICS``
+    (host:port) where that is set. Raises ConfigError."""
+    log = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), LogForwardingConfig(_core_logger))
     address = environ.get(METRICS_VARIABLE)
-    if not address:
-        return None
+    metrics = PrometheusConfig(bind_address=address) if address else None
     try:
-        return Runtime(telemetry=TelemetryConfig(metrics=PrometheusConfig(bind_address=address)))
+        return Runtime(telemetry=TelemetryConfig(logging=log, metrics=metrics))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{METRICS_VARIABLE}={address}: no metrics can be served there ({error})") from None
 
