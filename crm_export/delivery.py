@@ -13,6 +13,10 @@ from crm_export.errors import CrmError
 from crm_export.model import Category, Record, Refusal, RolledBack, UpsertResult, Written
 from crm_export.salesforce import ObjectDescription, facts, unwritable
 
+MOST_VERSIONS = 20
+"""So often a record that changes in the source while it is written is written once more; one busier than that is met
+again by its cursor."""
+
 
 class Crm(Protocol):
     """What an export needs of a CRM; :class:`crm_export.salesforce.Salesforce` has it."""

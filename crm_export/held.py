@@ -4,12 +4,9 @@ import asyncio
 
 from crm_export.ahead import Source
 from crm_export.config import Job
-from crm_export.delivery import Crm, Delivery
+from crm_export.delivery import MOST_VERSIONS, Crm, Delivery
 from crm_export.model import ClosedBy, HeldFate, Record, Refusal
 from crm_export.store import RunLedger
-
-_MOST_VERSIONS = 20
-"""So often one attempt follows a row that changes under it; a row busier than that is met again by its cursor."""
 
 
 async def export_held_record(job: Job, source: Source, crm: Crm, ledger: RunLedger) -> HeldFate | Refusal:
@@ -24,7 +21,7 @@ async def export_held_record(job: Job, source: Source, crm: Crm, ledger: RunLedg
         return await _let_go(ledger, None)
     delivery = Delivery(job, crm)
     written: Record | None = None
-    for _ in range(_MOST_VERSIONS):
+    for _ in range(MOST_VERSIONS):
         record = (await asyncio.to_thread(source.read_keys, [key])).get(key)
         if record is None and written is None:
             return await _let_go(ledger, ClosedBy.GONE)

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from crm_export.ahead import Source
 from crm_export.config import Job
-from crm_export.delivery import Crm, Delivery
+from crm_export.delivery import MOST_VERSIONS, Crm, Delivery
 from crm_export.errors import CrmError, JobLevelError, SourceError, StoreError
 from crm_export.export import job_trouble
 from crm_export.model import Category, ErrorState, ExportError, Record, ReexportOnly, ReexportPage, Refusal
@@ -16,7 +16,6 @@ from crm_export.store import Store
 
 PAGE_ROWS = 2_000
 """Open errors a page: 10 full calls, some seconds to a minute."""
-_MOST_VERSIONS = 20
 _job = attrgetter("job")
 
 
@@ -102,7 +101,7 @@ async def _export_again(
     gone = [key for key in keys if key not in records]
     refused: dict[str, Refusal] = {}
     to_send: list[Record] = list(records.values())
-    for _ in range(_MOST_VERSIONS):
+    for _ in range(MOST_VERSIONS):
         if not to_send:
             break
         refused_now = await delivery.leaving_out(to_send)

@@ -10,7 +10,7 @@ import pytest
 
 ROOMS = ("worker", "control", "workflows", "activities", "crm_export", "salesforce_simulator")
 MAY_IMPORT = {
-    "worker": {"control", "workflows", "activities", "crm_export"} - {"control"},
+    "worker": {"workflows", "activities", "crm_export"},
     "control": {"worker", "workflows", "activities", "crm_export"},
     "workflows": {"activities", "crm_export"},
     "activities": {"crm_export"},
