@@ -1,6 +1,7 @@
 """ExportErrors: a connection's inbox of failures, and the memory of what is open."""
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.export_errors import ExportErrorsActivities
@@ -13,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
         ReexportWanted,
     )
     from workflows import shown, timeouts
+    from workflows.trouble import raise_if_cancelled
 
 
 @workflow.defn(name="ExportErrors")
@@ -63,13 +65,21 @@ class ExportErrors:
         self._summary = now.model_copy(update={"blocked": dict(self._blocked)})
         workflow.set_current_details(_details(self._summary))
         for text in _changes(before, self._summary):
+            await self._tell(text)
+
+    async def _tell(self, text: str) -> None:
+        """Tell people, where they can be told: the inbox outlives their webhook."""
+        try:
             await workflow.execute_activity_method(
                 ExportErrorsActivities.notify,
-                Notice(connection=before.connection, text=text),
+                Notice(connection=self._summary.connection, text=text),
                 start_to_close_timeout=timeouts.STORE_CALL,
                 heartbeat_timeout=timeouts.HEARTBEAT,
                 retry_policy=timeouts.A_FEW_TIMES,
             )
+        except ActivityError as error:
+            raise_if_cancelled()
+            workflow.logger.warning(f"{self._summary.connection}: people were not told: {error.cause}")
 
     async def _start_reexport(self) -> None:
         await workflow.execute_activity_method(

@@ -40,3 +40,9 @@ async def stopped(activity: workflow.ActivityHandle[Any]) -> Any | None:
     with suppress(ActivityError, asyncio.CancelledError):
         return await activity
     return None
+
+
+def raise_if_cancelled() -> None:
+    """An activity's end, or its failure, must not hide that the workflow itself was cancelled."""
+    if workflow.cancellation_reason() is not None:
+        raise asyncio.CancelledError
