@@ -157,6 +157,26 @@ async def test_retry_now_does_not_wait_for_the_back_off(exporting: Exporting, so
     assert (await handle.result()).exported == 8
 
 
+async def test_a_skip_stands_though_another_word_comes_before_the_attempt_has_ended(
+    exporting: Exporting, source_file: Path
+) -> None:
+    airports(source_file, 8, {3})
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, "A003")
+    await exporting.org.rule("slow", {"kind": "slow", "seconds": 2})
+    calls = len(await exporting.org.calls())
+    await handle.signal(ExportWorkflow.retry_now)
+    while len(await exporting.org.calls()) == calls:
+        await asyncio.sleep(0.02)
+    await handle.signal(ExportWorkflow.skip_record)
+    # As when the daily limit is changed meanwhile, and somebody else tries.
+    await handle.signal(ExportWorkflow.connection_setting_changed, None)
+    await ask(handle, ExportWorkflow.update_retry_now)
+    await exporting.org.drop("slow")
+    assert (await handle.result()).refused == 1
+
+
 async def test_updates_are_refused_where_there_is_nothing_to_do(exporting: Exporting, source_file: Path) -> None:
     airports(source_file, 30, set())
     await exporting.org.rule("slow", {"kind": "slow", "seconds": 0.5})
