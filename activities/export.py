@@ -43,19 +43,20 @@ class ExportActivities:
                 blocked_after=self._clients.connection(request.run.connection).blocked_after,
             )
             try:
-                under_way = await self._other_run(request.run)
+                state = await asyncio.to_thread(self._store.runs.state, request.run.connection, request.run.job)
+                under_way = await self._other_run(request.run, state)
                 if under_way is not None:
                     return plan.model_copy(update={"under_way": under_way})
-                return await asyncio.to_thread(self._begin, request, plan)
+                has_begun = state is not None and state.run == request.run
+                return await asyncio.to_thread(self._begin, request, plan, has_begun)
             except (JobLevelError, StoreError) as error:
                 if request.patient:
                     raise
                 return plan.model_copy(update={"trouble": job_trouble(error)})
 
-    async def _other_run(self, run: RunRef) -> str | None:
+    async def _other_run(self, run: RunRef, state: RunState | None) -> str | None:
         """A Schedule's overlap policy keeps runs of one job apart, but not where the server is killed while it starts
         one: what it started is then forgotten, and the next trigger starts another (chaos, seed 2001)."""
-        state = await asyncio.to_thread(self._store.runs.state, run.connection, run.job)
         if state is None or state.run is None or state.completed or state.run.workflow_id == run.workflow_id:
             return None
         try:
@@ -66,10 +67,11 @@ class ExportActivities:
             raise
         return described.id if described.status is WorkflowExecutionStatus.RUNNING else None
 
-    def _begin(self, request: JobRequest, plan: RunPlan) -> RunPlan:
+    def _begin(self, request: JobRequest, plan: RunPlan, has_begun: bool) -> RunPlan:
         run = request.run
         job = self._clients.job(run.connection, run.job)
-        if not self._store.settings.get(run.connection).export_enabled:
+        # The switch keeps exports from starting. One that continues as new has started long ago.
+        if not has_begun and not self._store.settings.get(run.connection).export_enabled:
             return plan.model_copy(update={"export_enabled": False})
         source = self._clients.source(job)
         problem = source.order_problem()

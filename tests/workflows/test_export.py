@@ -405,6 +405,24 @@ async def test_export_to_crm_switched_off_starts_nothing(exporting: Exporting, s
     assert await exporting.org.written() == []
 
 
+async def test_export_to_crm_switched_off_lets_a_run_that_has_begun_go_on_as_new(
+    exporting: Exporting, source_file: Path
+) -> None:
+    refused = [3, 9, 12, 15, 18, 22, 30]
+    keys = airports(source_file, 40, set(refused))
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, keys[3])
+    exporting.store.settings.change(exporting.connection, "export_enabled", False, "test")
+    for number in refused:
+        await exporting.until_held(handle, keys[number])
+        await exporting.client.get_workflow_handle(handle.id).signal("skip_record")
+    result = await handle.result()
+    assert (result.exported, result.refused) == (33, 7)
+    runs = [run async for run in exporting.client.list_workflows(f'WorkflowId="{handle.id}"')]
+    assert len(runs) >= 2
+
+
 @pytest.mark.parametrize("job_settings", [{"cursor": "updated_at"}])
 async def test_a_job_with_a_cursor_exports_what_changed_since(exporting: Exporting, source_file: Path) -> None:
     airports(source_file, 12, set())
