@@ -42,7 +42,7 @@ class RunSetting(Model):
 
 
 class FinishRequest(Model):
-    """``completed``: at the source's end. Otherwise the run was cancelled before it."""
+    """``completed``: at the source's end. Otherwise the run was cancelled, or failed, before it."""
 
     run: RunRef
     completed: bool

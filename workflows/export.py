@@ -120,7 +120,7 @@ class ExportWorkflow:
                 if workflow.info().is_continue_as_new_suggested():
                     await self._reported()
                     self._continue_as_new()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ActivityError):
             await self._end_early()
             raise
 
@@ -216,9 +216,13 @@ class ExportWorkflow:
         )
 
     async def _end_early(self) -> None:
-        """A cancelled run: what it held stays in ExportErrors as open, and the next run begins at the same place."""
+        """A run that is cancelled, or fails: what it held stays in ExportErrors as open, and the next run begins at the
+        same place."""
         with suppress(ActivityError):
             await self._activities.finish(completed=False)
+        with suppress(ActivityError):
+            await self._reported()
+        self._reporting = None
         self._held = self._blocked = None
         self._enter(ExportState.COMPLETED)
         await self._report()

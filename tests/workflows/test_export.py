@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
-from temporalio.exceptions import CancelledError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
 from crm_export.model import Settings
 from tests.parts import NO_CITY, delete_airport, put_airports
@@ -258,6 +258,36 @@ async def test_cancelling_a_paused_run_leaves_its_record_open_and_the_next_run_b
     assert (await (await exporting.start()).result()).exported == 22
     assert await exporting.org.written() == keys
     assert exporting.errors()["A003"].closed_by == "export"
+
+
+@pytest.mark.parametrize("job_settings", [{"retry": {"initial": "1h", "maximum": "1h"}}])
+async def test_a_run_that_fails_leaves_its_record_open_and_is_not_shown_as_paused(
+    exporting: Exporting, source_file: Path
+) -> None:
+    """As ``temporal activity fail`` does it: nothing of ours ends a run but another run of the job."""
+    airports(source_file, 25, {3})
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, "A003")
+    while exporting.errors()["A003"].attempts < 2:
+        await asyncio.sleep(0.05)
+    await exporting.org.rule("slow", {"kind": "slow", "seconds": 2})
+    calls = len(await exporting.org.calls())
+    await handle.signal(ExportWorkflow.retry_now)
+    while len(await exporting.org.calls()) == calls:
+        await asyncio.sleep(0.02)
+    [pending] = (await handle.describe()).raw_description.pending_activities
+    attempt = exporting.client.get_async_activity_handle(
+        workflow_id=handle.id, run_id=None, activity_id=pending.activity_id
+    )
+    await attempt.fail(ApplicationError("somebody has had enough", non_retryable=True))
+    with pytest.raises(WorkflowFailureError) as ended:
+        await handle.result()
+    assert isinstance(ended.value.cause, ActivityError)
+    assert exporting.errors()["A003"].state == "open"
+    query = f'ExportState="Completed" AND ExportConnection="{exporting.connection}"'
+    while not [run async for run in exporting.client.list_workflows(query)]:
+        await asyncio.sleep(0.05)
 
 
 async def test_a_run_that_was_terminated_is_carried_on_by_the_next(exporting: Exporting, source_file: Path) -> None:
