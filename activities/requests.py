@@ -64,13 +64,15 @@ class ErrorReport(Model):
 
 class ErrorsSummary(Model):
     """What is open on a connection: by job and cause, most first, since when; ``held`` has the paused runs' error
-    texts by job."""
+    texts by job, and ``blocked`` what blocks others. ``not_told`` is carried over when the inbox continues as new: what
+    is blocked by now, where that differs from what people were told."""
 
     connection: str
     open_errors: int = 0
     causes: tuple[OpenCause, ...] = ()
     held: dict[str, str] = {}
     blocked: dict[str, str] = {}
+    not_told: dict[str, str] | None = None
 
 
 class Notice(Model):

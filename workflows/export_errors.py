@@ -4,7 +4,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.export_errors import ExportErrorsActivities
+    from activities.export_errors import MOST_CAUSES, ExportErrorsActivities
     from activities.requests import (
         MOST_CHOSEN,
         ErrorReport,
@@ -27,7 +27,7 @@ class ExportErrors:
     @workflow.init
     def __init__(self, summary: ErrorsSummary) -> None:
         self._summary = summary
-        self._blocked = dict(summary.blocked)
+        self._blocked = dict(summary.blocked if summary.not_told is None else summary.not_told)
         self._reported = True
         self._reexport_asked = False
 
@@ -48,12 +48,14 @@ class ExportErrors:
             if self._reexport_asked:
                 self._reexport_asked = False
                 await self._start_reexport()
-        await workflow.wait_condition(workflow.all_handlers_finished)
-        while self._reexport_asked:
-            self._reexport_asked = False
-            await self._start_reexport()
-        # The next run begins by reconciling: what was reported meanwhile is in the table.
-        workflow.continue_as_new(self._summary)
+        while self._reexport_asked or not workflow.all_handlers_finished():
+            if self._reexport_asked:
+                self._reexport_asked = False
+                await self._start_reexport()
+            await workflow.wait_condition(workflow.all_handlers_finished)
+        # The next run begins by reconciling: what was refused meanwhile is in the table, what is blocked is not. (To
+        # reconcile here until nobody reports would have no end where many do.)
+        workflow.continue_as_new(self._summary.model_copy(update={"not_told": dict(self._blocked)}))
 
     async def _reconcile(self) -> None:
         before = self._summary
@@ -134,7 +136,7 @@ def _changes(before: ErrorsSummary, now: ErrorsSummary) -> list[str]:
         for job, text in now.held.items()
         if _key(before.held.get(job)) != _key(text)
     ]
-    lines += [f"{job} of {now.connection} carries on" for job in before.held if job not in now.held]
+    lines += [f"{job} of {now.connection} is no longer paused" for job in before.held if job not in now.held]
     lines += [
         f"{text} · {job} of {now.connection} is blocked"
         for job, text in now.blocked.items()
@@ -148,7 +150,9 @@ def _changes(before: ErrorsSummary, now: ErrorsSummary) -> list[str]:
         for cause in now.causes
         if (cause.job, cause.code) not in known and cause.job not in now.held
     ]
-    lines += [f"{code} · no record of {job} fails with it any more" for job, code in sorted(known - open_now)]
+    if len(now.causes) < MOST_CAUSES:
+        # Of a list that is cut, a cause may be missing because others have become commoner.
+        lines += [f"{code} · no record of {job} fails with it any more" for job, code in sorted(known - open_now)]
     return lines
 
 

@@ -54,7 +54,7 @@ async def test_people_are_told_by_webhook(
     assert told[0].startswith("FIELD_CUSTOM_VALIDATION_EXCEPTION · Account A002: An airport needs a city.")
     await handle.signal("skip_record")
     await handle.result()
-    while f"accounts of {exporting.connection} carries on" not in told:
+    while f"accounts of {exporting.connection} is no longer paused" not in told:
         await asyncio.sleep(0.05)
 
 
@@ -88,3 +88,20 @@ async def test_an_inbox_that_is_cancelled_while_it_tells_people_ends(
     with pytest.raises(WorkflowFailureError) as ended:
         await inbox.result()
     assert isinstance(ended.value.cause, CancelledError)
+
+
+async def test_no_blocked_run_is_forgotten_over_many_continue_as_news(
+    exporting: Exporting, webhook: tuple[str, list[str]]
+) -> None:
+    """Unlike what was refused, what is blocked is in no table; each is told once."""
+    await exporting.start_entities()
+    inbox, jobs = exporting.client.get_workflow_handle(exporting.inbox.id), [f"job{number}" for number in range(50)]
+    for job in jobs:
+        await inbox.signal("report", ErrorReport(connection=exporting.connection, job=job, blocked="OUT · m"))
+        await asyncio.sleep(0.02)
+    while len(told := webhook[1]) < len(jobs):
+        await asyncio.sleep(0.05)
+    assert sorted(told) == sorted(f"OUT · m · {job} of {exporting.connection} is blocked" for job in jobs)
+    assert (await exporting.inbox.query(ExportErrors.summary)).blocked.keys() == set(jobs)
+    runs = [run async for run in exporting.client.list_workflows(f'WorkflowId="{inbox.id}"')]
+    assert len(runs) >= 3
