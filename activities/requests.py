@@ -130,6 +130,13 @@ class ReexportStarted(Model):
     started: bool
 
 
+class ReexportReleased(Model):
+    """The jobs of a connection whose held record a re-export exported, or found gone."""
+
+    connection: str
+    jobs: tuple[str, ...]
+
+
 class ReexportPlan(Model):
     """``until`` is the newest open error when the re-export began; later ones are for the next."""
 
