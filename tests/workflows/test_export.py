@@ -3,12 +3,14 @@
 import asyncio
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
-from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
 from crm_export.model import Settings
+from tests.conftest import LONG_HISTORY
 from tests.parts import NO_CITY, delete_airport, put_airports
 from tests.workflows.conftest import Exporting, ask
 from workflows.export import ExportWorkflow
@@ -175,6 +177,56 @@ async def test_a_skip_stands_though_another_word_comes_before_the_attempt_has_en
     await ask(handle, ExportWorkflow.update_retry_now)
     await exporting.org.drop("slow")
     assert (await handle.result()).refused == 1
+
+
+@pytest.fixture
+def may_report(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Until this is set, no report reaches ExportErrors."""
+    may_report, start_workflow = asyncio.Event(), exporting.client.start_workflow
+
+    async def start_later(workflow: Any, *args: Any, **more: Any) -> Any:
+        if workflow == "ExportErrors":
+            await may_report.wait()
+        return await start_workflow(workflow, *args, **more)
+
+    monkeypatch.setattr(exporting.client, "start_workflow", start_later)
+    return may_report
+
+
+async def about_to_continue_as_new(exporting: Exporting, source_file: Path) -> "WorkflowHandle[Any, Any]":
+    """A paused run that waits for nothing but its report, to continue as new."""
+    airports(source_file, 8, {3})
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, "A003")
+    while (described := await handle.describe()).history_length <= LONG_HISTORY + 5 or len(
+        described.raw_description.pending_activities
+    ) > 1:
+        await ask(handle, ExportWorkflow.update_retry_now)
+    return handle
+
+
+@pytest.mark.parametrize("job_settings", [{"retry": {"initial": "1h", "maximum": "1h"}}])
+async def test_a_skip_that_comes_just_before_a_run_continues_as_new_stands(
+    exporting: Exporting, source_file: Path, may_report: asyncio.Event
+) -> None:
+    handle = await about_to_continue_as_new(exporting, source_file)
+    await handle.signal(ExportWorkflow.skip_record)
+    may_report.set()
+    assert (await handle.result()).refused == 1
+
+
+@pytest.mark.parametrize("job_settings", [{"retry": {"initial": "1h", "maximum": "1h"}}])
+async def test_a_run_that_is_cancelled_while_it_reports_leaves_its_record_open(
+    exporting: Exporting, source_file: Path, may_report: asyncio.Event
+) -> None:
+    handle = await about_to_continue_as_new(exporting, source_file)
+    await handle.cancel()
+    may_report.set()
+    with pytest.raises(WorkflowFailureError) as ended:
+        await handle.result()
+    assert isinstance(ended.value.cause, CancelledError)
+    assert exporting.errors()["A003"].state == "open"
 
 
 async def test_updates_are_refused_where_there_is_nothing_to_do(exporting: Exporting, source_file: Path) -> None:
