@@ -90,6 +90,7 @@ def build(
             errors.start_reexport_only,
             reexports.begin_reexport,
             reexports.reexport_page,
+            reexports.tell_paused_runs,
             settings.load_settings,
             settings.change_setting,
             settings.tell_exports,

@@ -68,15 +68,23 @@ async def _beat() -> None:
 
 @contextlib.contextmanager
 def trouble_raised() -> Iterator[None]:
-    """Turn the project's errors into ones that Temporal retries, or fails on at once where only a person can help."""
+    """Turn the project's errors into ones that Temporal retries; only a run that another has replaced fails on one."""
     try:
         yield
-    except (JobLevelError, StoreError) as error:
-        raise trouble(job_trouble(error)) from None
-    except (ConfigError, SupersededError) as error:
+    except (ConfigError, JobLevelError, StoreError) as error:
+        raise trouble(trouble_of(error)) from None
+    except SupersededError as error:
         # Of two attempts it may be the older one that took over: it was handed to a worker that was stopped until now.
-        final = isinstance(error, ConfigError | ReplacedError)
+        final = isinstance(error, ReplacedError)
         raise ApplicationError(str(error), type=type(error).__name__, non_retryable=final) from None
+
+
+def trouble_of(error: ConfigError | JobLevelError | StoreError) -> JobTrouble:
+    """What stopped an activity, as data. What a worker is not configured for is trouble too, and heals: a deployment's
+    old workers lack a new job, and a file is mended while a paused run waits."""
+    if isinstance(error, ConfigError):
+        return JobTrouble(code="NOT_CONFIGURED", message=str(error), hint="give every worker the same exports.yaml")
+    return job_trouble(error)
 
 
 def trouble(of_job: JobTrouble) -> ApplicationError:

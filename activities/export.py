@@ -8,13 +8,13 @@ from temporalio import activity
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.endings import backoff, refused, to_its_end, trouble, trouble_raised
+from activities.endings import backoff, refused, to_its_end, trouble, trouble_of, trouble_raised
 from activities.requests import FinishRequest, JobRequest, PageRequest, RunPlan, RunSetting
 from crm_export.clients import Clients
-from crm_export.errors import JobLevelError, StoreError
-from crm_export.export import export_page, first_position, job_trouble
+from crm_export.errors import ConfigError, JobLevelError, StoreError
+from crm_export.export import export_page, first_position
 from crm_export.held import export_held_record
-from crm_export.model import HeldFate, PageResult, Refusal, RunRef, RunState, error_text
+from crm_export.model import HeldFate, JobTrouble, PageResult, Refusal, RunRef, RunState, error_text
 from crm_export.store import RunLedger
 
 logger = logging.getLogger("crm_export.export")
@@ -35,27 +35,27 @@ class ExportActivities:
     @activity.defn
     async def begin_run(self, request: JobRequest) -> RunPlan:
         """Find the job as configured now, where it stands, and how much there is to export."""
+        plan = RunPlan()
         with trouble_raised():
-            job = self._clients.job(request.run.connection, request.run.job)
-            plan = RunPlan(
-                object=job.object,
-                heartbeat=job.heartbeat,
-                blocked_after=self._clients.connection(request.run.connection).blocked_after,
-            )
             try:
-                under_way = await self._other_run(request.run)
+                connection = self._clients.connection(request.run.connection)
+                plan = plan.model_copy(update={"blocked_after": connection.blocked_after})
+                job = self._clients.job(request.run.connection, request.run.job)
+                plan = plan.model_copy(update={"object": job.object, "heartbeat": job.heartbeat})
+                state = await asyncio.to_thread(self._store.runs.state, request.run.connection, request.run.job)
+                under_way = await self._other_run(request.run, state)
                 if under_way is not None:
                     return plan.model_copy(update={"under_way": under_way})
-                return await asyncio.to_thread(self._begin, request, plan)
-            except (JobLevelError, StoreError) as error:
+                has_begun = state is not None and state.run == request.run
+                return await asyncio.to_thread(self._begin, request, plan, has_begun)
+            except (ConfigError, JobLevelError, StoreError) as error:
                 if request.patient:
                     raise
-                return plan.model_copy(update={"trouble": job_trouble(error)})
+                return plan.model_copy(update={"trouble": trouble_of(error)})
 
-    async def _other_run(self, run: RunRef) -> str | None:
+    async def _other_run(self, run: RunRef, state: RunState | None) -> str | None:
         """A Schedule's overlap policy keeps runs of one job apart, but not where the server is killed while it starts
         one: what it started is then forgotten, and the next trigger starts another (chaos, seed 2001)."""
-        state = await asyncio.to_thread(self._store.runs.state, run.connection, run.job)
         if state is None or state.run is None or state.completed or state.run.workflow_id == run.workflow_id:
             return None
         try:
@@ -66,10 +66,11 @@ class ExportActivities:
             raise
         return described.id if described.status is WorkflowExecutionStatus.RUNNING else None
 
-    def _begin(self, request: JobRequest, plan: RunPlan) -> RunPlan:
+    def _begin(self, request: JobRequest, plan: RunPlan, has_begun: bool) -> RunPlan:
         run = request.run
         job = self._clients.job(run.connection, run.job)
-        if not self._store.settings.get(run.connection).export_enabled:
+        # The switch keeps exports from starting. One that continues as new has started long ago.
+        if not has_begun and not self._store.settings.get(run.connection).export_enabled:
             return plan.model_copy(update={"export_enabled": False})
         source = self._clients.source(job)
         problem = source.order_problem()
@@ -94,12 +95,16 @@ class ExportActivities:
 
         async def page(should_stop: Callable[[], bool]) -> PageResult:
             run = request.run
-            job = self._clients.job(run.connection, run.job)
+            try:
+                job = self._clients.job(run.connection, run.job)
+                crm = self._clients.crm(run.connection)
+            except ConfigError as error:
+                return await asyncio.to_thread(self._page_not_begun, run, trouble_of(error))
             settings = await asyncio.to_thread(self._store.settings.get, run.connection)
             return await export_page(
                 job.in_batches_of(settings.export_batch_size),
                 self._clients.source(job),
-                self._clients.crm(run.connection),
+                crm,
                 await self._claim(run, job.object),
                 seconds=request.seconds,
                 should_stop=should_stop,
@@ -116,6 +121,10 @@ class ExportActivities:
             if request.patient and result.trouble:
                 raise trouble(result.trouble)
             return result
+
+    def _page_not_begun(self, run: RunRef, by: JobTrouble) -> PageResult:
+        state = self._store.runs.state(run.connection, run.job) or RunState()
+        return PageResult(position=state.position, counts=state.counts, trouble=by)
 
     @activity.defn
     async def export_held_record(self, request: JobRequest) -> HeldFate:

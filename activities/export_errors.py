@@ -7,7 +7,7 @@ import httpx
 from temporalio import activity
 from temporalio.client import Client, ScheduleActionExecutionStartWorkflow
 from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.endings import trouble_raised
@@ -69,9 +69,13 @@ class ExportErrorsActivities:
         with trouble_raised():
             webhook = self._clients.connection(notice.connection).notify
         if webhook is not None:
-            async with httpx.AsyncClient(timeout=10) as client:
-                # The shape that Slack's, Mattermost's and Teams' incoming webhooks take.
-                (await client.post(webhook.get_secret_value(), json={"text": notice.text})).raise_for_status()
+            try:
+                async with httpx.AsyncClient(timeout=10) as client:
+                    # The shape that Slack's, Mattermost's and Teams' incoming webhooks take.
+                    (await client.post(webhook.get_secret_value(), json={"text": notice.text})).raise_for_status()
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                # httpx's own words hold the URL, and that is a credential.
+                raise ApplicationError(f"the webhook did not take it ({_why(error)})") from None
 
     @activity.defn
     async def start_reexport(self, connection: str) -> None:
@@ -99,6 +103,12 @@ class ExportErrorsActivities:
         except WorkflowAlreadyStartedError as error:
             return ReexportStarted(workflow_id=workflow_id, run_id=error.run_id, started=False)
         return ReexportStarted(workflow_id=workflow_id, run_id=handle.first_execution_run_id, started=True)
+
+
+def _why(error: httpx.HTTPError | httpx.InvalidURL) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP {error.response.status_code}"
+    return type(error).__name__
 
 
 async def _running(client: Client, schedule_id: str) -> ScheduleActionExecutionStartWorkflow | None:

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Callable
 
 from temporalio import activity
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.endings import to_its_end, trouble, trouble_raised
-from activities.requests import ReexportPlan, ReexportRequest
+from activities.requests import ReexportPlan, ReexportReleased, ReexportRequest
 from crm_export.ahead import Source
 from crm_export.clients import Clients
 from crm_export.config import Job
@@ -42,7 +42,7 @@ class ReexportActivities:
 
     @activity.defn
     async def reexport_page(self, request: ReexportRequest) -> ReexportPage:
-        """Export the next open errors' records again; paused runs whose record went through are told at once."""
+        """Export the next open errors' records again."""
 
         async def page(should_stop: Callable[[], bool]) -> ReexportPage:
             settings = await asyncio.to_thread(self._store.settings.get, request.connection)
@@ -62,22 +62,27 @@ class ReexportActivities:
             result = await to_its_end(page)
             what = result.model_dump(include={"exported", "refused", "gone", "finished"})
             logger.info("open errors exported again", extra={"connection": request.connection, **what})
-            for job in result.released:
-                await self._tell_paused_run(request.connection, job)
-            if request.patient and result.trouble:
+            done_something = result.exported or result.refused or result.gone
+            if request.patient and result.trouble and not done_something:
                 raise trouble(result.trouble)
             return result
+
+    @activity.defn
+    async def tell_paused_runs(self, released: ReexportReleased) -> None:
+        """Tell paused runs whose held record went through: they carry on at once."""
+        with trouble_raised():
+            runs = await asyncio.to_thread(self._store.runs.states, [released.connection])
+        for job in released.jobs:
+            state = runs.get((released.connection, job))
+            if state is None or state.run is None or state.held is None:
+                continue
+            try:
+                await activity.client().get_workflow_handle(state.run.workflow_id).signal("retry_now")
+            except RPCError as error:
+                # It has ended meanwhile. Anything else is tried again.
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
 
     def _job_and_source(self, name: str, batch_size: int) -> tuple[Job, Source] | None:
         job = self._clients.config.jobs.get(name)
         return None if job is None else (job.in_batches_of(batch_size), self._clients.source(job))
-
-    async def _tell_paused_run(self, connection: str, job: str) -> None:
-        state = await asyncio.to_thread(self._store.runs.state, connection, job)
-        if state is None or state.run is None or state.held is None:
-            return
-        try:
-            await activity.client().get_workflow_handle(state.run.workflow_id).signal("retry_now")
-        except RPCError:
-            # The run has ended meanwhile; a run that missed it tries again by itself.
-            logger.info("paused run was not told", extra={"connection": connection, "job": job})

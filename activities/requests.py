@@ -42,7 +42,7 @@ class RunSetting(Model):
 
 
 class FinishRequest(Model):
-    """``completed``: at the source's end. Otherwise the run was cancelled before it."""
+    """``completed``: at the source's end. Otherwise the run was cancelled, or failed, before it."""
 
     run: RunRef
     completed: bool
@@ -64,13 +64,15 @@ class ErrorReport(Model):
 
 class ErrorsSummary(Model):
     """What is open on a connection: by job and cause, most first, since when; ``held`` has the paused runs' error
-    texts by job."""
+    texts by job, and ``blocked`` what blocks others. ``not_told`` is carried over when the inbox continues as new: what
+    is blocked by now, where that differs from what people were told."""
 
     connection: str
     open_errors: int = 0
     causes: tuple[OpenCause, ...] = ()
     held: dict[str, str] = {}
     blocked: dict[str, str] = {}
+    not_told: dict[str, str] | None = None
 
 
 class Notice(Model):
@@ -126,6 +128,13 @@ class ReexportStarted(Model):
     workflow_id: str
     run_id: str | None
     started: bool
+
+
+class ReexportReleased(Model):
+    """The jobs of a connection whose held record a re-export exported, or found gone."""
+
+    connection: str
+    jobs: tuple[str, ...]
 
 
 class ReexportPlan(Model):

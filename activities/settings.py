@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from temporalio import activity
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.endings import trouble_raised
 from activities.requests import SettingRequest, SettingsTold
@@ -44,7 +44,7 @@ class SettingsActivities:
         """Tell every running export of the connection that a setting has changed."""
         with trouble_raised():
             settings = await asyncio.to_thread(self._store.settings.get, request.connection)
-            held = await asyncio.to_thread(self._store.errors.held, request.connection)
+            runs = await asyncio.to_thread(self._store.runs.states, [request.connection])
         releases = request.setting == "pause_on_error" and not request.value
         told: list[str] = []
         client = activity.client()
@@ -55,11 +55,19 @@ class SettingsActivities:
             try:
                 await client.get_workflow_handle(run.id).signal("connection_setting_changed", pause_on_error)
                 told.append(run.id)
-            except RPCError:
-                # It ended between the list and the signal. A run that is missed reads the store by itself.
-                continue
+            except RPCError as error:
+                # It ended between the list and the signal. Anything else is tried again, and tells each once more.
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+        # Of the runs that were told alone: what one that was terminated held, nobody lets go.
+        listening = set(told)
+        released = [
+            f"{job} {state.held.record_key}"
+            for (_, job), state in sorted(runs.items())
+            if state.held and state.run and state.run.workflow_id in listening
+        ]
         return SettingsTold(
             settings=settings,
             told=tuple(told[:MOST_TOLD]),
-            released=tuple(f"{error.job} {error.record_key}" for error in held[:MOST_TOLD]) if releases else (),
+            released=tuple(released[:MOST_TOLD]) if releases else (),
         )

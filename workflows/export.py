@@ -118,8 +118,9 @@ class ExportWorkflow:
                 elif page.finished:
                     return await self._end()
                 if workflow.info().is_continue_as_new_suggested():
-                    await self._continue_as_new()
-        except asyncio.CancelledError:
+                    await self._reported()
+                    self._continue_as_new()
+        except (asyncio.CancelledError, ActivityError):
             await self._end_early()
             raise
 
@@ -155,11 +156,13 @@ class ExportWorkflow:
         while fate is None:
             attempt = self._activities.start_attempt(held)
             fate = await attempt if await self._ended(attempt) else await stopped(attempt)
-            _raise_if_cancelled()
+            if fate is None and workflow.info().is_continue_as_new_suggested():
+                # The last wait before continuing as new: what is asked meanwhile still counts.
+                await self._reported()
             if fate is None and self._wish is _Wish.LEAVE_OUT:
                 fate = await self._activities.leave_out_held_record()
             elif fate is None and workflow.info().is_continue_as_new_suggested():
-                await self._continue_as_new()
+                self._continue_as_new()
             self._wish = None
         self._held = None
         self._enter(ExportState.RUNNING)
@@ -183,7 +186,6 @@ class ExportWorkflow:
                     self._enter(ExportState.BLOCKED)
                     await self._report()
             result = await attempt if await self._ended(attempt) else await stopped(attempt)
-            _raise_if_cancelled()
             self._wish = None
         was_shown, self._blocked = self._state is ExportState.BLOCKED, None
         self._enter(ExportState.RUNNING)
@@ -214,9 +216,13 @@ class ExportWorkflow:
         )
 
     async def _end_early(self) -> None:
-        """A cancelled run: what it held stays in ExportErrors as open, and the next run begins at the same place."""
+        """A run that is cancelled, or fails: what it held stays in ExportErrors as open, and the next run begins at the
+        same place."""
         with suppress(ActivityError):
             await self._activities.finish(completed=False)
+        with suppress(ActivityError):
+            await self._reported()
+        self._reporting = None
         self._held = self._blocked = None
         self._enter(ExportState.COMPLETED)
         await self._report()
@@ -247,8 +253,7 @@ class ExportWorkflow:
         self._setting_to_store = False
         await self._activities.store_setting(self._pause_on_error)
 
-    async def _continue_as_new(self) -> NoReturn:
-        await self._reported()
+    def _continue_as_new(self) -> NoReturn:
         workflow.continue_as_new(
             self._request.model_copy(update={"pages": self._pages, "pause_on_error": self._pause_on_error})
         )
@@ -289,8 +294,11 @@ class ExportWorkflow:
     # and answers.
 
     def _ask(self, wish: _Wish) -> None:
-        if self._held or (self._blocked and wish is _Wish.TRY_NOW):
+        if wish is _Wish.LEAVE_OUT and self._held:
             self._wish = wish
+        elif wish is _Wish.TRY_NOW and (self._held or self._blocked):
+            # Who wants it left out stands: a later word, perhaps of another setting, may come before the attempt ends.
+            self._wish = self._wish or wish
 
     @workflow.signal(description="Pause setting of this run alone: true or false. False releases a held record")
     def set_pause_on_error(self, on: bool) -> None:
@@ -351,9 +359,3 @@ class ExportWorkflow:
     async def _until_released(self, held: HeldRecord) -> Released:
         await workflow.wait_condition(lambda: self._held is not held)
         return Released(record_key=held.record_key)
-
-
-def _raise_if_cancelled() -> None:
-    """An activity's failure must not hide that the workflow itself was cancelled."""
-    if workflow.cancellation_reason() is not None:
-        raise asyncio.CancelledError

@@ -1,9 +1,10 @@
 """ExportErrors: a connection's inbox of failures, and the memory of what is open."""
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.export_errors import ExportErrorsActivities
+    from activities.export_errors import MOST_CAUSES, ExportErrorsActivities
     from activities.requests import (
         MOST_CHOSEN,
         ErrorReport,
@@ -13,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
         ReexportWanted,
     )
     from workflows import shown, timeouts
+    from workflows.trouble import raise_if_cancelled
 
 
 @workflow.defn(name="ExportErrors")
@@ -25,7 +27,7 @@ class ExportErrors:
     @workflow.init
     def __init__(self, summary: ErrorsSummary) -> None:
         self._summary = summary
-        self._blocked = dict(summary.blocked)
+        self._blocked = dict(summary.blocked if summary.not_told is None else summary.not_told)
         self._reported = True
         self._reexport_asked = False
 
@@ -46,12 +48,14 @@ class ExportErrors:
             if self._reexport_asked:
                 self._reexport_asked = False
                 await self._start_reexport()
-        await workflow.wait_condition(workflow.all_handlers_finished)
-        while self._reexport_asked:
-            self._reexport_asked = False
-            await self._start_reexport()
-        # The next run begins by reconciling: what was reported meanwhile is in the table.
-        workflow.continue_as_new(self._summary)
+        while self._reexport_asked or not workflow.all_handlers_finished():
+            if self._reexport_asked:
+                self._reexport_asked = False
+                await self._start_reexport()
+            await workflow.wait_condition(workflow.all_handlers_finished)
+        # The next run begins by reconciling: what was refused meanwhile is in the table, what is blocked is not. (To
+        # reconcile here until nobody reports would have no end where many do.)
+        workflow.continue_as_new(self._summary.model_copy(update={"not_told": dict(self._blocked)}))
 
     async def _reconcile(self) -> None:
         before = self._summary
@@ -63,13 +67,21 @@ class ExportErrors:
         self._summary = now.model_copy(update={"blocked": dict(self._blocked)})
         workflow.set_current_details(_details(self._summary))
         for text in _changes(before, self._summary):
+            await self._tell(text)
+
+    async def _tell(self, text: str) -> None:
+        """Tell people, where they can be told: the inbox outlives their webhook."""
+        try:
             await workflow.execute_activity_method(
                 ExportErrorsActivities.notify,
-                Notice(connection=before.connection, text=text),
+                Notice(connection=self._summary.connection, text=text),
                 start_to_close_timeout=timeouts.STORE_CALL,
                 heartbeat_timeout=timeouts.HEARTBEAT,
                 retry_policy=timeouts.A_FEW_TIMES,
             )
+        except ActivityError as error:
+            raise_if_cancelled()
+            workflow.logger.warning(f"{self._summary.connection}: people were not told: {error.cause}")
 
     async def _start_reexport(self) -> None:
         await workflow.execute_activity_method(
@@ -124,7 +136,7 @@ def _changes(before: ErrorsSummary, now: ErrorsSummary) -> list[str]:
         for job, text in now.held.items()
         if _key(before.held.get(job)) != _key(text)
     ]
-    lines += [f"{job} of {now.connection} carries on" for job in before.held if job not in now.held]
+    lines += [f"{job} of {now.connection} is no longer paused" for job in before.held if job not in now.held]
     lines += [
         f"{text} · {job} of {now.connection} is blocked"
         for job, text in now.blocked.items()
@@ -138,7 +150,9 @@ def _changes(before: ErrorsSummary, now: ErrorsSummary) -> list[str]:
         for cause in now.causes
         if (cause.job, cause.code) not in known and cause.job not in now.held
     ]
-    lines += [f"{code} · no record of {job} fails with it any more" for job, code in sorted(known - open_now)]
+    if len(now.causes) < MOST_CAUSES:
+        # Of a list that is cut, a cause may be missing because others have become commoner.
+        lines += [f"{code} · no record of {job} fails with it any more" for job, code in sorted(known - open_now)]
     return lines
 
 

@@ -8,7 +8,7 @@ from temporalio.workflow import ActivityCancellationType, ActivityHandle
 with workflow.unsafe.imports_passed_through():
     from activities.export_errors import ExportErrorsActivities
     from activities.reexport import ReexportActivities
-    from activities.requests import ErrorReport, ReexportPlan, ReexportRequest
+    from activities.requests import ErrorReport, ReexportPlan, ReexportReleased, ReexportRequest
     from crm_export.model import JobTrouble, Model, ReexportOnly, ReexportPage
     from workflows import shown, timeouts
     from workflows.shown import ExportState
@@ -61,10 +61,10 @@ class CRMExportExportError:
             shown.show_state(ExportState.COMPLETED, connection=request.connection)
             return ReexportResult(outcome=f"not started: Export to CRM is switched off for {request.connection}")
         while not (page := await self._export_page(self._plan)).finished:
-            self._add(page)
+            await self._add(page)
             if workflow.info().is_continue_as_new_suggested():
                 workflow.continue_as_new(self._sofar.model_copy(update={"plan": self._plan}))
-        self._add(page)
+        await self._add(page)
         shown.show_state(ExportState.COMPLETED, connection=request.connection)
         await self._report()
         return self._result()
@@ -80,7 +80,7 @@ class CRMExportExportError:
         page = await self._start_page(plan, patient=False)
         if page.trouble is None:
             return page
-        self._add(page)
+        await self._add(page)
         return await self._wait_out(plan, page.trouble)
 
     async def _wait_out(self, plan: ReexportPlan, trouble: JobTrouble) -> ReexportPage:
@@ -125,7 +125,8 @@ class CRMExportExportError:
             **timeouts.STORE_WORK,
         )
 
-    def _add(self, page: ReexportPage) -> None:
+    async def _add(self, page: ReexportPage) -> None:
+        """Count what a page came to, and tell the paused runs whose record went through."""
         self._sofar = self._sofar.model_copy(
             update={
                 "after": page.after,
@@ -136,6 +137,12 @@ class CRMExportExportError:
             }
         )
         workflow.set_current_details(self._result().outcome)
+        if page.released:
+            await workflow.execute_activity_method(
+                ReexportActivities.tell_paused_runs,
+                ReexportReleased(connection=self._sofar.connection, jobs=page.released),
+                **timeouts.STORE_WORK,
+            )
 
     def _result(self) -> ReexportResult:
         done = self._sofar

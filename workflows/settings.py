@@ -47,7 +47,7 @@ class CrmSettings:
             **timeouts.STORE_WORK,
         )
         self._show()
-        while not (workflow.info().is_continue_as_new_suggested() and workflow.all_handlers_finished()):
+        while not (workflow.info().is_continue_as_new_suggested() and await self._is_answered()):
             await workflow.wait_condition(lambda: bool(self._waiting))
             await self._make(self._waiting[0])
             self._waiting.pop(0)
@@ -68,6 +68,11 @@ class CrmSettings:
             heartbeat_timeout=timeouts.HEARTBEAT,
             retry_policy=timeouts.UNTIL_IT_WORKS,
         )
+
+    async def _is_answered(self) -> bool:
+        """Let who asked for the last change have the answer; False where others wait for theirs."""
+        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or bool(self._waiting))
+        return workflow.all_handlers_finished()
 
     def _show(self) -> None:
         rows = "\n".join(f"| {name} | {value} |" for name, value in self._settings.model_dump().items())

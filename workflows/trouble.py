@@ -33,10 +33,19 @@ async def ended(
 async def stopped(activity: workflow.ActivityHandle[Any]) -> Any | None:
     """Cancel an activity and wait for its true end; its result when it came to one all the same, else None.
 
+    Raises CancelledError when it is the workflow that is cancelled: the activity's end must not hide that.
     Whether it was *released* is for the caller's own flag to say: an attempt that fails after the request to cancel
     surfaces as a failure, not as a cancellation.
     """
     activity.cancel()
+    result: Any | None = None
     with suppress(ActivityError, asyncio.CancelledError):
-        return await activity
-    return None
+        result = await activity
+    raise_if_cancelled()
+    return result
+
+
+def raise_if_cancelled() -> None:
+    """For where an activity's failure was caught: it may be the cancellation of the workflow itself."""
+    if workflow.cancellation_reason() is not None:
+        raise asyncio.CancelledError

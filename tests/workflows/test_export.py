@@ -3,12 +3,14 @@
 import asyncio
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
-from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
-from temporalio.exceptions import CancelledError
+from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
 from crm_export.model import Settings
+from tests.conftest import LONG_HISTORY
 from tests.parts import NO_CITY, delete_airport, put_airports
 from tests.workflows.conftest import Exporting, ask
 from workflows.export import ExportWorkflow
@@ -157,6 +159,76 @@ async def test_retry_now_does_not_wait_for_the_back_off(exporting: Exporting, so
     assert (await handle.result()).exported == 8
 
 
+async def test_a_skip_stands_though_another_word_comes_before_the_attempt_has_ended(
+    exporting: Exporting, source_file: Path
+) -> None:
+    airports(source_file, 8, {3})
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, "A003")
+    await exporting.org.rule("slow", {"kind": "slow", "seconds": 2})
+    calls = len(await exporting.org.calls())
+    await handle.signal(ExportWorkflow.retry_now)
+    while len(await exporting.org.calls()) == calls:
+        await asyncio.sleep(0.02)
+    await handle.signal(ExportWorkflow.skip_record)
+    # As when the daily limit is changed meanwhile, and somebody else tries.
+    await handle.signal(ExportWorkflow.connection_setting_changed, None)
+    await ask(handle, ExportWorkflow.update_retry_now)
+    await exporting.org.drop("slow")
+    assert (await handle.result()).refused == 1
+
+
+@pytest.fixture
+def may_report(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Until this is set, no report reaches ExportErrors."""
+    may_report, start_workflow = asyncio.Event(), exporting.client.start_workflow
+
+    async def start_later(workflow: Any, *args: Any, **more: Any) -> Any:
+        if workflow == "ExportErrors":
+            await may_report.wait()
+        return await start_workflow(workflow, *args, **more)
+
+    monkeypatch.setattr(exporting.client, "start_workflow", start_later)
+    return may_report
+
+
+async def about_to_continue_as_new(exporting: Exporting, source_file: Path) -> "WorkflowHandle[Any, Any]":
+    """A paused run that waits for nothing but its report, to continue as new."""
+    airports(source_file, 8, {3})
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, "A003")
+    while (described := await handle.describe()).history_length <= LONG_HISTORY + 5 or len(
+        described.raw_description.pending_activities
+    ) > 1:
+        await ask(handle, ExportWorkflow.update_retry_now)
+    return handle
+
+
+@pytest.mark.parametrize("job_settings", [{"retry": {"initial": "1h", "maximum": "1h"}}])
+async def test_a_skip_that_comes_just_before_a_run_continues_as_new_stands(
+    exporting: Exporting, source_file: Path, may_report: asyncio.Event
+) -> None:
+    handle = await about_to_continue_as_new(exporting, source_file)
+    await handle.signal(ExportWorkflow.skip_record)
+    may_report.set()
+    assert (await handle.result()).refused == 1
+
+
+@pytest.mark.parametrize("job_settings", [{"retry": {"initial": "1h", "maximum": "1h"}}])
+async def test_a_run_that_is_cancelled_while_it_reports_leaves_its_record_open(
+    exporting: Exporting, source_file: Path, may_report: asyncio.Event
+) -> None:
+    handle = await about_to_continue_as_new(exporting, source_file)
+    await handle.cancel()
+    may_report.set()
+    with pytest.raises(WorkflowFailureError) as ended:
+        await handle.result()
+    assert isinstance(ended.value.cause, CancelledError)
+    assert exporting.errors()["A003"].state == "open"
+
+
 async def test_updates_are_refused_where_there_is_nothing_to_do(exporting: Exporting, source_file: Path) -> None:
     airports(source_file, 30, set())
     await exporting.org.rule("slow", {"kind": "slow", "seconds": 0.5})
@@ -238,6 +310,36 @@ async def test_cancelling_a_paused_run_leaves_its_record_open_and_the_next_run_b
     assert (await (await exporting.start()).result()).exported == 22
     assert await exporting.org.written() == keys
     assert exporting.errors()["A003"].closed_by == "export"
+
+
+@pytest.mark.parametrize("job_settings", [{"retry": {"initial": "1h", "maximum": "1h"}}])
+async def test_a_run_that_fails_leaves_its_record_open_and_is_not_shown_as_paused(
+    exporting: Exporting, source_file: Path
+) -> None:
+    """As ``temporal activity fail`` does it: nothing of ours ends a run but another run of the job."""
+    airports(source_file, 25, {3})
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, "A003")
+    while exporting.errors()["A003"].attempts < 2:
+        await asyncio.sleep(0.05)
+    await exporting.org.rule("slow", {"kind": "slow", "seconds": 2})
+    calls = len(await exporting.org.calls())
+    await handle.signal(ExportWorkflow.retry_now)
+    while len(await exporting.org.calls()) == calls:
+        await asyncio.sleep(0.02)
+    [pending] = (await handle.describe()).raw_description.pending_activities
+    attempt = exporting.client.get_async_activity_handle(
+        workflow_id=handle.id, run_id=None, activity_id=pending.activity_id
+    )
+    await attempt.fail(ApplicationError("somebody has had enough", non_retryable=True))
+    with pytest.raises(WorkflowFailureError) as ended:
+        await handle.result()
+    assert isinstance(ended.value.cause, ActivityError)
+    assert exporting.errors()["A003"].state == "open"
+    query = f'ExportState="Completed" AND ExportConnection="{exporting.connection}"'
+    while not [run async for run in exporting.client.list_workflows(query)]:
+        await asyncio.sleep(0.05)
 
 
 async def test_a_run_that_was_terminated_is_carried_on_by_the_next(exporting: Exporting, source_file: Path) -> None:
@@ -383,6 +485,24 @@ async def test_export_to_crm_switched_off_starts_nothing(exporting: Exporting, s
     result = await (await exporting.start()).result()
     assert "switched off" in result.outcome
     assert await exporting.org.written() == []
+
+
+async def test_export_to_crm_switched_off_lets_a_run_that_has_begun_go_on_as_new(
+    exporting: Exporting, source_file: Path
+) -> None:
+    refused = [3, 9, 12, 15, 18, 22, 30]
+    keys = airports(source_file, 40, set(refused))
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, keys[3])
+    exporting.store.settings.change(exporting.connection, "export_enabled", False, "test")
+    for number in refused:
+        await exporting.until_held(handle, keys[number])
+        await exporting.client.get_workflow_handle(handle.id).signal("skip_record")
+    result = await handle.result()
+    assert (result.exported, result.refused) == (33, 7)
+    runs = [run async for run in exporting.client.list_workflows(f'WorkflowId="{handle.id}"')]
+    assert len(runs) >= 2
 
 
 @pytest.mark.parametrize("job_settings", [{"cursor": "updated_at"}])

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from activities.export_errors import MOST_CAUSES
 from activities.requests import ErrorReport, ErrorsSummary
 from crm_export.model import OpenCause
 from tests.parts import NO_CITY, put_airports
 from tests.workflows.conftest import Exporting
 from tests.workflows.test_export import airports
-from workflows.export_errors import ExportErrors
+from workflows.export_errors import ExportErrors, _changes
 
 
 async def summary(exporting: Exporting, open_errors: int) -> ErrorsSummary:
@@ -55,7 +56,7 @@ async def test_a_pause_is_told_once_and_so_is_its_end(
     await exporting.org.drop("city")
     await handle.result()
     assert (await summary(exporting, 0)).held == {}
-    while f"accounts of {exporting.connection} carries on" not in caplog.text:
+    while f"accounts of {exporting.connection} is no longer paused" not in caplog.text:
         await asyncio.sleep(0.05)
     assert caplog.text.count("is paused there") == 1
 
@@ -67,6 +68,18 @@ async def test_what_it_carries_stays_small_whatever_fails(exporting: Exporting) 
         report = ErrorReport(connection=exporting.connection, job="accounts", refused_by_code={"X": number})
         await inbox.signal("report", report)
     assert len((await exporting.inbox.query(ExportErrors.summary)).model_dump_json()) < 1_000
+
+
+def test_a_cause_that_falls_out_of_a_cut_list_is_not_told_as_ended() -> None:
+    causes = [
+        OpenCause(job="accounts", code=f"CODE_{number}", count=100 - number, since="2026-01-01T00:00:00Z")
+        for number in range(MOST_CAUSES + 1)
+    ]
+    full = ErrorsSummary(connection="acme", causes=tuple(causes[:MOST_CAUSES]))
+    shifted = ErrorsSummary(connection="acme", causes=tuple(causes[1:]))
+    assert not [line for line in _changes(full, shifted) if "any more" in line]
+    shorter = ErrorsSummary(connection="acme", causes=tuple(causes[1:MOST_CAUSES]))
+    assert _changes(full, shorter) == ["CODE_0 · no record of accounts fails with it any more"]
 
 
 def test_the_model_that_is_carried_is_bounded() -> None:

@@ -4,7 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from temporalio.client import WorkflowUpdateFailedError
+from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.exceptions import CancelledError
 
 from activities.requests import ReexportStarted, ReexportWanted
 from crm_export.model import ReexportOnly
@@ -90,6 +91,33 @@ async def test_job_level_trouble_is_waited_out_and_counts_no_attempt(exporting: 
     assert exporting.errors()["A002"].attempts == 1
     await exporting.org.drop("down")
     assert (await running).exported == 1
+
+
+async def test_one_that_is_cancelled_while_its_page_ends_begins_no_other(
+    exporting: Exporting, source_file: Path
+) -> None:
+    await left_out(exporting, source_file, 10, {2})
+    await exporting.org.rule("down", {"kind": "outage"})
+    running = asyncio.create_task(exporting.reexport())
+    handle = exporting.client.get_workflow_handle_for(
+        CRMExportExportError.run, f"CRMExport_ExportError/{exporting.connection}"
+    )
+    query = (
+        f'WorkflowType="CRMExport_ExportError" AND ExportState="Blocked" AND ExportConnection="{exporting.connection}"'
+    )
+    while not [run async for run in exporting.client.list_workflows(query)]:
+        await asyncio.sleep(0.05)
+    await exporting.org.rule("slow", {"kind": "slow", "seconds": 2})
+    await exporting.org.drop("down")
+    calls = len(await exporting.org.calls())
+    await handle.signal(CRMExportExportError.retry_now)
+    while len(await exporting.org.calls()) == calls:
+        await asyncio.sleep(0.02)
+    await handle.signal(CRMExportExportError.retry_now)
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError) as ended:
+        await running
+    assert isinstance(ended.value.cause, CancelledError)
 
 
 async def test_a_job_in_trouble_of_its_own_is_left_for_the_next_day(exporting: Exporting, source_file: Path) -> None:

@@ -23,6 +23,18 @@ async def test_no_signal_is_lost_over_many_continue_as_news(exporting: Exporting
     assert len(runs) >= 3
 
 
+async def test_one_that_is_changed_by_updates_alone_continues_as_new_too(exporting: Exporting) -> None:
+    settings = await exporting.start_entities()
+    handle = exporting.client.get_workflow_handle_for(CrmSettings.run, settings.id)
+    for calls in range(1, 21):
+        told = await ask(handle, CrmSettings.update_daily_api_limit, calls, "Ada")
+        assert told.settings.daily_api_limit == calls
+    await asyncio.gather(*(ask(handle, CrmSettings.update_daily_api_limit, calls, "Bob") for calls in range(1, 9)))
+    assert len(exporting.store.settings.changes(exporting.connection, most=100)) == 28
+    while len([run async for run in exporting.client.list_workflows(f'WorkflowId="{settings.id}"')]) < 2:
+        await asyncio.sleep(0.05)
+
+
 async def test_two_people_at_once_end_in_one_state_that_both_see(exporting: Exporting) -> None:
     settings = await exporting.start_entities()
     told = await asyncio.gather(

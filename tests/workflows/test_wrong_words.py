@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.service import RPCError
 
 from crm_export.model import MOST_CALLS
 from tests.parts import NO_CITY, put_airports
 from tests.workflows.conftest import Exporting, ask
 from tests.workflows.test_export import airports
-from workflows.export import ExportRequest, ExportWorkflow
+from workflows.export import ExportWorkflow
 from workflows.export_errors import ExportErrors
 from workflows.settings import CrmSettings
 
@@ -73,31 +73,37 @@ async def test_settings_that_no_store_keeps_hold_up_no_others(exporting: Exporti
     assert change.by == ("Ada" * 1_000)[:255]
 
 
-@pytest.mark.parametrize(
-    ("request_", "told"),
-    [
-        ({"connection": "acme", "job": "no-such-job"}, "job no-such-job of connection acme is not in"),
-        (
-            {"connection": "no-such-connection", "job": "accounts"},
-            "job accounts of connection no-such-connection is not in",
-        ),
-    ],
-)
-async def test_a_run_of_an_unknown_job_fails_and_says_so(
-    exporting: Exporting, request_: dict[str, str], told: str
-) -> None:
-    if request_["connection"] == "acme":
-        request_ = {**request_, "connection": exporting.connection}
-        told = told.replace("acme", exporting.connection)
-    handle = await exporting.client.start_workflow(
-        ExportWorkflow.run,
-        ExportRequest(**request_),
-        id=f"export/{exporting.connection}/unknown",
-        task_queue=exporting._task_queue,
-    )
-    with pytest.raises(WorkflowFailureError) as failed:
-        await handle.result()
-    assert told in repr(failed.value.cause.__cause__)
+async def test_a_run_of_a_job_that_no_worker_knows_waits_and_says_so(exporting: Exporting, source_file: Path) -> None:
+    """A deployment's old workers lack the new job, and a file that is mended brings one back."""
+    keys = airports(source_file, 15, set())
+    job = exporting.config.jobs.pop("accounts")
+    handle = await exporting.start()
+    progress = await exporting.until(handle, lambda progress: progress.blocked is not None)
+    assert progress.blocked is not None
+    assert progress.blocked.trouble.code == "NOT_CONFIGURED"
+    assert f"job accounts of connection {exporting.connection} is not in" in progress.blocked.trouble.message
+    exporting.config.jobs["accounts"] = job
+    await ask(handle, ExportWorkflow.update_retry_now)
+    assert (await handle.result()).exported == 15
+    assert await exporting.org.written() == keys
+
+
+async def test_a_run_whose_job_is_taken_away_for_a_while_lives_on(exporting: Exporting, source_file: Path) -> None:
+    keys = airports(source_file, 15, {3})
+    await exporting.org.rule("city", NO_CITY)
+    handle = await exporting.start()
+    await exporting.until_held(handle, "A003")
+    job = exporting.config.jobs.pop("accounts")
+    await ask(handle, ExportWorkflow.update_retry_now)
+    while "NOT_CONFIGURED" not in str((await handle.describe()).raw_description.pending_activities):
+        await asyncio.sleep(0.05)
+    # Left out, it goes on with a page that no worker can begin.
+    await ask(handle, ExportWorkflow.update_skip_record, "A003")
+    await exporting.until(handle, lambda progress: progress.blocked is not None)
+    exporting.config.jobs["accounts"] = job
+    await ask(handle, ExportWorkflow.update_retry_now)
+    assert (await handle.result()).exported == 14
+    assert await exporting.org.written() == [key for key in keys if key != "A003"]
 
 
 async def test_a_stale_console_skips_nothing(exporting: Exporting, source_file: Path) -> None:
