@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
@@ -67,6 +68,17 @@ def _url(value: str) -> str:
 def _secret_url(value: SecretStr) -> SecretStr:
     _url(value.get_secret_value())
     return value
+
+
+def _host_of(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Model(BaseModel):
@@ -286,11 +298,12 @@ class ConsoleConfig(_Model):
 
     @model_validator(mode="after")
     def _safe(self) -> "ConsoleConfig":
-        if self.is_for_this_machine:
-            return self
-        if self.sign_in is None:
+        if self.sign_in is None and not self.is_for_this_machine:
             raise ValueError(f"to listen on {self.host}, others than this machine's people need console.sign_in")
-        if self.public_url is None:
+        if self.sign_in is None and self.public_url is not None and not _is_loopback(_host_of(self.public_url)):
+            # A proxy on this machine lets them in, and then everybody would be the machine's user.
+            raise ValueError("console.public_url lets others in: console.sign_in is needed")
+        if self.public_url is None and not self.is_for_this_machine:
             raise ValueError(
                 f"to listen on {self.host}, console.public_url is needed: the address in people's browsers"
             )
@@ -299,10 +312,7 @@ class ConsoleConfig(_Model):
     @property
     def is_for_this_machine(self) -> bool:
         """Whether only this machine can connect."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return _is_loopback(self.host)
 
     @property
     def is_behind_tls(self) -> bool:

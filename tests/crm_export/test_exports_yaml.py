@@ -94,6 +94,7 @@ def test_the_example_is_valid() -> None:
         ("store: sqlite:///crm-export.db\n", "", "store: is missing"),
         ("store:", "console: {hots: x}\nstore:", r":1: console.hots: unknown key \(did you mean host\?\); allowed: host, port"),
         ("store:", "console: {host: 0.0.0.0}\nstore:", r":1: console: to listen on 0.0.0.0, others .* need console.sign_in"),
+        ("store:", "console: {public_url: https://crm.example.com}\nstore:", r":1: console: console.public_url lets others in: console.sign_in is needed"),
         ("store:", "console: {sign_in: {}}\nstore:", r"console.sign_in: users, oidc, or both are needed"),
         ("store:", "console: {sign_in: {users: {ada: {password_hash: geheim, role: operator}}}}\nstore:", r"console.sign_in.users.ada.password_hash: not a password hash"),
         ("store:", "console: {sign_in: {users: {ada: {hash: x, role: operator}}}}\nstore:", r"console.sign_in.users.ada.hash: unknown key; allowed: password_hash, role"),
