@@ -183,11 +183,30 @@ class Exports:
         return key
 
     async def _ask(self, job: Job, update: Any, *args: Any) -> Any:
-        state = await in_thread(self._store.runs.state, job.connection, job.name)
-        if state is None or state.run is None:
-            raise OperationFailedError(f"{job.name} has never run: crm-export run {job.name}")
-        handle = self._client.get_workflow_handle(state.run.workflow_id)
+        workflow_id = await self._running(job)
+        if workflow_id is None:
+            state = await in_thread(self._store.runs.state, job.connection, job.name)
+            if state is None or state.run is None:
+                raise OperationFailedError(f"{job.name} has never run: crm-export run {job.name}")
+            workflow_id = state.run.workflow_id
+        handle = self._client.get_workflow_handle(workflow_id)
         return await updated(handle, update, list(args), gone=f"{job.name} is not running")
+
+    async def _running(self, job: Job) -> str | None:
+        """The workflow ID of the job's run that is under way, as Temporal knows it: the store hears of a run only once
+        its source has answered."""
+        with suppress(NotFoundError):
+            info = (await answered(self._schedule(f"export/{job.connection}/{job.name}").describe())).info
+            if info.running_actions:
+                return _started(info.running_actions[-1]).workflow_id
+        # One that something else has started than the Schedule.
+        return await answered(self._listed(job))
+
+    async def _listed(self, job: Job) -> str | None:
+        query = f'ExportConnection="{job.connection}" AND ExportJob="{job.name}" AND ExecutionStatus="Running"'
+        async for run in self._client.list_workflows(f'WorkflowType="ExportWorkflow" AND {query}', limit=1):
+            return run.id
+        return None
 
     # Errors and the re-export
 
