@@ -22,12 +22,13 @@ from control.setup import setup as set_up
 from crm_export import exports_yaml
 from crm_export.config import Config, Job
 from crm_export.errors import ConfigError, CrmExportError
-from crm_export.model import BATCH_SIZES
+from crm_export.model import BATCH_SIZES, MOST_CALLS
 
 PAUSED = 3
 WRONG_USE = 2
 FAILED = 1
 _POLL_SECONDS = 0.3
+_MOST_DIGITS = 20
 
 
 _SETTINGS: dict[str, Callable[..., Awaitable[SettingsTold]]] = {
@@ -319,8 +320,9 @@ def _connections(config: Config, name: str | None) -> list[str]:
 
 def _setting_value(setting: str, value: str) -> bool | int:
     if setting == "daily-api-limit":
-        if not value.isdigit() or int(value) < 1:
-            raise UsageError(f"{setting} is a number of calls, 1 or more, not {value}")
+        # Python refuses to read a number of thousands of digits.
+        if not value.isdecimal() or len(value) > _MOST_DIGITS or int(value) < 1:
+            raise UsageError(f"{setting} is a number of calls, 1 or more and at most {MOST_CALLS:,}, not {value}")
         return int(value)
     if setting == "export-batch-size":
         if value not in map(str, BATCH_SIZES):

@@ -15,13 +15,15 @@ from temporalio.client import (
     ScheduleInfo,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
+    WorkflowFailureError,
     WorkflowHandle,
 )
 from temporalio.converter import DataConverter
+from temporalio.service import RPCError
 
 from activities.requests import ReexportStarted, ReexportWanted, SettingsTold
 from activities.temporal import connect
-from control.asking import ANSWER_SECONDS, NotFoundError, OperationFailedError, answered, in_thread, updated
+from control.asking import ANSWER_SECONDS, NotFoundError, OperationFailedError, answered, in_thread, refused, updated
 from control.overview import Overview
 from control.status import JobStatus, blocked_shown, ended_word, job_status, state_word
 from crm_export.config import Config, Job
@@ -262,7 +264,14 @@ class Exports:
         return await in_thread(self._store.errors.count_open, connection)
 
     async def reexport_result(self, handle: WorkflowHandle[Any, Any]) -> ReexportResult:
-        return ReexportResult.model_validate(await handle.result())
+        """The result of a re-export, once it has ended. Raises OperationFailedError where that was not its own end."""
+        try:
+            return ReexportResult.model_validate(await handle.result())
+        except WorkflowFailureError:
+            word = ended_word(await answered(handle.describe()))
+        except RPCError as error:
+            raise refused(error) from None
+        raise OperationFailedError(f"the re-export {handle.id} was {word}: crm-export reexport starts another")
 
     # Settings
 

@@ -22,6 +22,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from crm_export.errors import ConfigError
 from crm_export.model import MOST_CALLS, Settings
@@ -70,6 +72,23 @@ def _secret_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _database_url(value: str) -> str:
+    try:
+        make_url(value)
+    except ArgumentError:
+        # Whoever opens it says which kinds there are.
+        return value
+    except ValueError:
+        # SQLAlchemy's words quote it, perhaps with a part of the password.
+        raise ValueError("its port is not a number: a : / or @ of the password is written %3A %2F %40") from None
+    return value
+
+
+def _secret_database_url(value: SecretStr) -> SecretStr:
+    _database_url(value.get_secret_value())
+    return value
+
+
 def _host_of(url: str) -> str:
     return urlsplit(url).hostname or ""
 
@@ -88,6 +107,8 @@ class _Model(BaseModel):
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Cron = Annotated[str, AfterValidator(_cron)]
 Url = Annotated[str, AfterValidator(_url)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+SecretDatabaseUrl = Annotated[SecretStr, AfterValidator(_secret_database_url)]
 SecretUrl = Annotated[SecretStr, AfterValidator(_secret_url)]
 
 
@@ -190,7 +211,7 @@ class SourceConfig(_Model):
     """A SQL database that records are read from."""
 
     name: str
-    url: SecretStr
+    url: SecretDatabaseUrl
 
 
 class Retry(_Model):
@@ -331,7 +352,7 @@ class ConsoleConfig(_Model):
 class Config(_Model):
     """All of ``exports.yaml``."""
 
-    store: Annotated[str, Field(repr=False)]
+    store: Annotated[DatabaseUrl, Field(repr=False)]
     connections: dict[str, Connection]
     sources: dict[str, SourceConfig]
     jobs: dict[str, Job]

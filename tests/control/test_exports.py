@@ -1,5 +1,6 @@
 """The façade finds the run that it started, and the run that an operator means."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -36,7 +37,7 @@ async def test_a_run_that_is_blocked_before_it_began_is_tried_again(
     crm_export: CommandLine, temporal: Client, source_file: Path, by_hand: bool
 ) -> None:
     # The store does not know it yet.
-    source_file.unlink()
+    await asyncio.to_thread(source_file.unlink)
     if by_hand:
         request = ExportRequest(connection=crm_export.connection, job="accounts")
         workflow_id = f"export/{crm_export.connection}/accounts"
