@@ -29,6 +29,8 @@ WRONG_USE = 2
 FAILED = 1
 _POLL_SECONDS = 0.3
 _MOST_DIGITS = 20
+_NOT_STARTED = "not started"
+"""So begins the outcome of a run that found another under way, or Export to CRM switched off: nothing was done."""
 
 
 _SETTINGS: dict[str, Callable[..., Awaitable[SettingsTold]]] = {
@@ -132,7 +134,7 @@ def run(config: Config, job: str, wait: bool, full: bool, as_json: bool) -> int:
             return FAILED
         result = await facade.result(running.handle)
         _print(as_json, result, f"{job}: {result.outcome} ({progress.state.counts})")
-        return 0
+        return FAILED if result.outcome.startswith(_NOT_STARTED) else 0
 
     return _with_exports(config, start)
 

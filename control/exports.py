@@ -93,11 +93,22 @@ class Exports:
             )
         schedule_id = f"export/{job.connection}/{job.name}"
         if not (await _schedule_info(self._schedule(schedule_id))).running_actions:
-            await in_thread(self._store.runs.request_full, job.connection, job.name, full)
-            running = await self._trigger(schedule_id)
+            running = await (self._trigger_full(job, schedule_id) if full else self._trigger(schedule_id))
             if running.started:
                 return running
         raise OperationFailedError(f"{job.name} is being exported already: see crm-export status {job.name}")
+
+    async def _trigger_full(self, job: Job, schedule_id: str) -> Running:
+        """Trigger a run from the first record; where it does not start, the next one is none either."""
+        request_full = self._store.runs.request_full
+        await in_thread(request_full, job.connection, job.name, True)
+        running = None
+        try:
+            running = await self._trigger(schedule_id)
+            return running
+        finally:
+            if running is None or not running.started:
+                await in_thread(request_full, job.connection, job.name, False)
 
     async def state(self, job: Job) -> RunState | None:
         """The job's present or last run as the store knows it; None when it never ran."""
