@@ -173,7 +173,7 @@ def errors(config: Config, job: str | None, closed_too: bool, code: str | None, 
         if as_json:
             _print_json(found)
         else:
-            printing.errors(found)
+            printing.errors(found, narrowed=closed_too or code is not None)
         return 0
 
     return _with_exports(config, show)
@@ -242,7 +242,11 @@ def settings(
             return WRONG_USE
         told = await _SETTINGS[str(setting)](facade, name, wanted, getpass.getuser())
         released = f", released: {', '.join(told.released)}" if told.released else ""
-        _print(as_json, told, f"{name}: {setting} is {value}; {len(told.told)} running exports told{released}")
+        _print(
+            as_json,
+            told,
+            f"{name}: {setting} is {value}; {printing.counted(len(told.told), 'running export')} told{released}",
+        )
         return 0
 
     return _with_exports(config, show if setting is None else change)

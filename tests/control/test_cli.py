@@ -11,6 +11,7 @@ import click
 import pytest
 from temporalio.client import Client, ScheduleOverlapPolicy
 
+from control.acknowledgement import ACKNOWLEDGEMENT
 from control.cli import cli
 from control.processes import Processes, free_port, temporal_command
 from tests.control.conftest import CommandLine
@@ -55,6 +56,7 @@ async def test_the_story_by_hand(crm_export: CommandLine, org: Org, source_file:
     refused = await crm_export("settings", crm_export.connection, "pause-on-error", "off")
     assert refused.status == 2
     assert "Data inconsistency acknowledgement" in refused.err
+    assert ACKNOWLEDGEMENT in refused.err
     assert "Records held now, which would be left out: 1 (accounts A020)" in refused.err
     [settings] = (await crm_export("settings", "--json")).json
     assert settings["pause_on_error"] is True
@@ -80,6 +82,7 @@ async def test_the_story_by_hand(crm_export: CommandLine, org: Org, source_file:
     closed = {e["record_key"]: e["closed_by"] for e in (await crm_export("errors", "--all", "--json")).json}
     assert closed == {"A007": "export", "A017": "operator", "A020": "reexport"}
     assert (await crm_export("errors")).out == "no open errors\n"
+    assert (await crm_export("errors", "--code", "NOPE")).out == "no errors match\n"
     finished = await crm_export("run", "accounts", "--wait")
     assert (finished.status, "every record was exported" in finished.out) == (0, True)
 
