@@ -94,6 +94,7 @@ def test_the_example_is_valid() -> None:
         ("store: sqlite:///crm-export.db\n", "", "store: is missing"),
         ("sqlite:///crm-export.db", "postgresql://me:geheim@db:abc/x", r":1: store: its port is not a number"),
         ("@db/warehouse", "@db:geheim/warehouse", r":13: sources.warehouse.url: its port is not a number: a : / or @ of the password is written %3A"),
+        ("store:", '"a\\nb": 1\nstore:', r":1: a b: unknown key; allowed: store, "),
         ("store:", "console: {hots: x}\nstore:", r":1: console.hots: unknown key \(did you mean host\?\); allowed: host, port"),
         ("store:", "console: {host: 0.0.0.0}\nstore:", r":1: console: to listen on 0.0.0.0, others .* need console.sign_in"),
         ("store:", "console: {public_url: https://crm.example.com}\nstore:", r":1: console: console.public_url lets others in: console.sign_in is needed"),
