@@ -10,8 +10,9 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
+import click
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
@@ -198,11 +199,18 @@ def main(config_file: str | None = None) -> int:
 
     try:
         asyncio.run(until_stopped())
-    except ConfigError as error:
+    except (ConfigError, StoreError) as error:
         print(f"crm-export: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ConfigError) else 1
     return 0
 
 
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", "config_file", metavar="FILE", help="Configuration (default: exports.yaml).")
+def command(config_file: str | None) -> NoReturn:
+    """Run a worker until SIGTERM or SIGINT, the same as crm-export worker."""
+    sys.exit(main(config_file))
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[2] if sys.argv[1:2] == ["--config"] and len(sys.argv) > 2 else None))
+    command()

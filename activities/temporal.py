@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from temporalio.client import Client
 from temporalio.common import Priority
-from temporalio.envconfig import ClientConfig
+from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.runtime import (
     LogForwardingConfig,
     LoggingConfig,
@@ -36,11 +36,11 @@ async def connect(runtime: Runtime | None = None, *, lazy: bool = False) -> Clie
     """Connect as ``TEMPORAL_ADDRESS``, ``TEMPORAL_NAMESPACE``, the other variables and the profile say; ``lazy``: with
     the first call.
 
-    Raises TemporalUnreachableError after 10 seconds without an answer, and ConfigError for keys that are none.
+    Raises TemporalUnreachableError after 10 seconds without an answer, and ConfigError for settings or keys that are
+    none.
     """
     converter = data_converter(os.environ)
-    config = ClientConfig.load_client_connect_config()
-    config.setdefault("target_host", "localhost:7233")
+    config = _client_config()
     try:
         connecting = Client.connect(**config, data_converter=converter, runtime=runtime, lazy=lazy)
         return await asyncio.wait_for(connecting, CONNECT_SECONDS)
@@ -50,6 +50,28 @@ async def connect(runtime: Runtime | None = None, *, lazy: bool = False) -> Clie
             f"cannot reach Temporal at {config['target_host']} ({reason}): "
             "start it (crm-export dev runs one), or set TEMPORAL_ADDRESS"
         ) from None
+    except ValueError as error:
+        raise _unusable(f"{config['target_host']}: {error}") from None
+
+
+def _client_config() -> ClientConnectConfig:
+    try:
+        config = ClientConfig.load_client_connect_config()
+    except OSError as error:
+        raise _unusable(f"cannot read {error.filename}: {error.strerror}") from None
+    except (RuntimeError, ValueError) as error:
+        # What follows the first line quotes the file, which may hold a key.
+        raise _unusable(str(error).splitlines()[0].removeprefix("Configuration loading error: ")) from None
+    if "://" in config.setdefault("target_host", "localhost:7233"):
+        raise _unusable(f"{config['target_host']}: an address is HOST:PORT alone")
+    return config
+
+
+def _unusable(what: str) -> ConfigError:
+    return ConfigError(
+        f"Temporal's settings cannot be used ({what}): see TEMPORAL_ADDRESS, TEMPORAL_PROFILE, the other TEMPORAL_ "
+        "variables, and the file that TEMPORAL_CONFIG_FILE names"
+    )
 
 
 def fair(connection: str) -> Priority:

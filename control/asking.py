@@ -34,7 +34,7 @@ async def answered(call: Awaitable[T], seconds: float = ANSWER_SECONDS) -> T:
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             raise NotFoundError(error.message) from None
-        raise _refused(error) from None
+        raise refused(error) from None
     except RuntimeError as error:
         # A client that has not been connected yet says so in its own words.
         raise OperationFailedError(f"Temporal cannot be reached ({str(error).splitlines()[0][:80]})") from None
@@ -54,7 +54,7 @@ async def updated(handle: WorkflowHandle[Any, Any], update: Any, args: list[Any]
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             raise OperationFailedError(gone) from None
-        raise _refused(error) from None
+        raise refused(error) from None
     except RuntimeError as error:
         raise OperationFailedError(f"Temporal cannot be reached ({str(error).splitlines()[0][:80]})") from None
 
@@ -64,7 +64,8 @@ async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return await asyncio.to_thread(call, *args, **kwargs)
 
 
-def _refused(error: RPCError) -> OperationFailedError:
+def refused(error: RPCError) -> OperationFailedError:
+    """Temporal's refusal in words for a person."""
     if error.status is RPCStatusCode.UNAVAILABLE:
         return OperationFailedError("Temporal cannot be reached: see that it runs, and TEMPORAL_ADDRESS")
     return OperationFailedError(f"Temporal refused: {error.message}")

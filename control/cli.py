@@ -22,12 +22,15 @@ from control.setup import setup as set_up
 from crm_export import exports_yaml
 from crm_export.config import Config, Job
 from crm_export.errors import ConfigError, CrmExportError
-from crm_export.model import BATCH_SIZES
+from crm_export.model import BATCH_SIZES, MOST_CALLS
 
 PAUSED = 3
 WRONG_USE = 2
 FAILED = 1
 _POLL_SECONDS = 0.3
+_MOST_DIGITS = 20
+_NOT_STARTED = "not started"
+"""So begins the outcome of a run that found another under way, or Export to CRM switched off: nothing was done."""
 
 
 _SETTINGS: dict[str, Callable[..., Awaitable[SettingsTold]]] = {
@@ -131,7 +134,7 @@ def run(config: Config, job: str, wait: bool, full: bool, as_json: bool) -> int:
             return FAILED
         result = await facade.result(running.handle)
         _print(as_json, result, f"{job}: {result.outcome} ({progress.state.counts})")
-        return 0
+        return FAILED if result.outcome.startswith(_NOT_STARTED) else 0
 
     return _with_exports(config, start)
 
@@ -170,7 +173,7 @@ def errors(config: Config, job: str | None, closed_too: bool, code: str | None, 
         if as_json:
             _print_json(found)
         else:
-            printing.errors(found)
+            printing.errors(found, narrowed=closed_too or code is not None)
         return 0
 
     return _with_exports(config, show)
@@ -239,7 +242,11 @@ def settings(
             return WRONG_USE
         told = await _SETTINGS[str(setting)](facade, name, wanted, getpass.getuser())
         released = f", released: {', '.join(told.released)}" if told.released else ""
-        _print(as_json, told, f"{name}: {setting} is {value}; {len(told.told)} running exports told{released}")
+        _print(
+            as_json,
+            told,
+            f"{name}: {setting} is {value}; {printing.counted(len(told.told), 'running export')} told{released}",
+        )
         return 0
 
     return _with_exports(config, show if setting is None else change)
@@ -319,8 +326,9 @@ def _connections(config: Config, name: str | None) -> list[str]:
 
 def _setting_value(setting: str, value: str) -> bool | int:
     if setting == "daily-api-limit":
-        if not value.isdigit() or int(value) < 1:
-            raise UsageError(f"{setting} is a number of calls, 1 or more, not {value}")
+        # Python refuses to read a number of thousands of digits.
+        if not value.isdecimal() or len(value) > _MOST_DIGITS or int(value) < 1:
+            raise UsageError(f"{setting} is a number of calls, 1 or more and at most {MOST_CALLS:,}, not {value}")
         return int(value)
     if setting == "export-batch-size":
         if value not in map(str, BATCH_SIZES):

@@ -51,7 +51,7 @@ def build(environ: Mapping[str, str], host: str, ui: str) -> object:
         return _program(codec, token, host, ui)
     except ImportError as error:
         raise ConfigError(
-            f"the codec server is not installed ({error.name}): pip install 'crm-export[codec]'"
+            f"the codec server is not installed ({error.name}): pip install '.[codec]' in crm-export's folder"
         ) from None
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import click
 import httpx
@@ -173,7 +174,7 @@ def _load_airports(path: Path) -> int:
     try:
         import airportsdata
     except ImportError:
-        raise DemoError("the demo's records are missing: pip install 'crm-export[demo]'") from None
+        raise DemoError("the demo's records are missing: pip install '.[demo]' in crm-export's folder") from None
     airports: Mapping[str, Mapping[str, Any]] = airportsdata.load()
     columns = ("icao", "iata", "name", "city", "subd", "country", "elevation", "lat", "lon", "tz")
     began = datetime(2026, 1, 1, tzinfo=UTC)
@@ -205,7 +206,8 @@ async def _until_paused(stage: Stage) -> None:
 
 
 def _invite(stage: Stage) -> None:
-    workflows = f"http://127.0.0.1:{stage.ui_port}/namespaces/default/workflows?query=ExportState%3D%22Paused%22"
+    query = quote('ExportState="Paused" AND ExecutionStatus="Running"')
+    workflows = f"http://127.0.0.1:{stage.ui_port}/namespaces/default/workflows?query={query}"
     click.echo(
         f"""
 Where to look

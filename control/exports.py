@@ -15,13 +15,15 @@ from temporalio.client import (
     ScheduleInfo,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
+    WorkflowFailureError,
     WorkflowHandle,
 )
 from temporalio.converter import DataConverter
+from temporalio.service import RPCError
 
 from activities.requests import ReexportStarted, ReexportWanted, SettingsTold
 from activities.temporal import connect
-from control.asking import ANSWER_SECONDS, NotFoundError, OperationFailedError, answered, in_thread, updated
+from control.asking import ANSWER_SECONDS, NotFoundError, OperationFailedError, answered, in_thread, refused, updated
 from control.overview import Overview
 from control.status import JobStatus, blocked_shown, ended_word, job_status, state_word
 from crm_export.config import Config, Job
@@ -91,11 +93,22 @@ class Exports:
             )
         schedule_id = f"export/{job.connection}/{job.name}"
         if not (await _schedule_info(self._schedule(schedule_id))).running_actions:
-            await in_thread(self._store.runs.request_full, job.connection, job.name, full)
-            running = await self._trigger(schedule_id)
+            running = await (self._trigger_full(job, schedule_id) if full else self._trigger(schedule_id))
             if running.started:
                 return running
         raise OperationFailedError(f"{job.name} is being exported already: see crm-export status {job.name}")
+
+    async def _trigger_full(self, job: Job, schedule_id: str) -> Running:
+        """Trigger a run from the first record; where it does not start, the next one is none either."""
+        request_full = self._store.runs.request_full
+        await in_thread(request_full, job.connection, job.name, True)
+        running = None
+        try:
+            running = await self._trigger(schedule_id)
+            return running
+        finally:
+            if running is None or not running.started:
+                await in_thread(request_full, job.connection, job.name, False)
 
     async def state(self, job: Job) -> RunState | None:
         """The job's present or last run as the store knows it; None when it never ran."""
@@ -183,11 +196,30 @@ class Exports:
         return key
 
     async def _ask(self, job: Job, update: Any, *args: Any) -> Any:
-        state = await in_thread(self._store.runs.state, job.connection, job.name)
-        if state is None or state.run is None:
-            raise OperationFailedError(f"{job.name} has never run: crm-export run {job.name}")
-        handle = self._client.get_workflow_handle(state.run.workflow_id)
+        workflow_id = await self._running(job)
+        if workflow_id is None:
+            state = await in_thread(self._store.runs.state, job.connection, job.name)
+            if state is None or state.run is None:
+                raise OperationFailedError(f"{job.name} has never run: crm-export run {job.name}")
+            workflow_id = state.run.workflow_id
+        handle = self._client.get_workflow_handle(workflow_id)
         return await updated(handle, update, list(args), gone=f"{job.name} is not running")
+
+    async def _running(self, job: Job) -> str | None:
+        """The workflow ID of the job's run that is under way, as Temporal knows it: the store hears of a run only once
+        its source has answered."""
+        with suppress(NotFoundError):
+            info = (await answered(self._schedule(f"export/{job.connection}/{job.name}").describe())).info
+            if info.running_actions:
+                return _started(info.running_actions[-1]).workflow_id
+        # One that something else has started than the Schedule.
+        return await answered(self._listed(job))
+
+    async def _listed(self, job: Job) -> str | None:
+        query = f'ExportConnection="{job.connection}" AND ExportJob="{job.name}" AND ExecutionStatus="Running"'
+        async for run in self._client.list_workflows(f'WorkflowType="ExportWorkflow" AND {query}', limit=1):
+            return run.id
+        return None
 
     # Errors and the re-export
 
@@ -243,7 +275,14 @@ class Exports:
         return await in_thread(self._store.errors.count_open, connection)
 
     async def reexport_result(self, handle: WorkflowHandle[Any, Any]) -> ReexportResult:
-        return ReexportResult.model_validate(await handle.result())
+        """The result of a re-export, once it has ended. Raises OperationFailedError where that was not its own end."""
+        try:
+            return ReexportResult.model_validate(await handle.result())
+        except WorkflowFailureError:
+            word = ended_word(await answered(handle.describe()))
+        except RPCError as error:
+            raise refused(error) from None
+        raise OperationFailedError(f"the re-export {handle.id} was {word}: crm-export reexport starts another")
 
     # Settings
 

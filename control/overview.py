@@ -63,7 +63,7 @@ class Reexport:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All jobs as they stood at ``at``, those that need somebody first. ``problem``: why it is not newer."""
+    """All jobs as they stood at ``at``, those that need attention first. ``problem``: why it is not newer."""
 
     jobs: tuple[JobStatus, ...] = ()
     reexports: tuple[Reexport, ...] = ()
@@ -325,5 +325,5 @@ def _key(run: WorkflowExecution) -> Key:
 
 
 def stuck(jobs: Sequence[JobStatus]) -> int:
-    """How many jobs wait for somebody."""
+    """How many jobs need attention."""
     return sum(status.state in ("paused", "blocked", "failed") for status in jobs)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from control.acknowledgement import ACKNOWLEDGEMENT
 from control.checks import Tried
 from control.exports import RunProgress
 from control.status import JobStatus
@@ -38,7 +39,7 @@ def problems(found: Mapping[str, Sequence[str]]) -> None:
 
 def what_to_do(job: str) -> str:
     return (
-        f"it is tried again by itself once it is mended; now: crm-export retry {job} · "
+        f"it is retried by itself; retry it now: crm-export retry {job} · "
         f"leave it in ExportErrors: crm-export skip {job} · where it stands: crm-export status {job}"
     )
 
@@ -56,25 +57,28 @@ def statuses(found: Sequence[JobStatus]) -> None:
             console.print(f"  position {status.position}")
         if status.held:
             held = status.held
-            console.print(f"  held     {held.key} since {_time(held.since)}, {held.attempts} attempts")
+            console.print(f"  held     {held.key} since {_time(held.since)}, {counted(held.attempts, 'attempt')}")
             console.print(f"  {held.code}: {held.message}" + (f" [{', '.join(held.fields)}]" if held.fields else ""))
             console.print(f"  to do    {held.hint}")
-            when = _time(held.next_attempt_at) if held.next_attempt_at else "now"
-            console.print(f"  next     {when} · crm-export retry {status.job} · crm-export skip {status.job}")
+            operator = f"crm-export retry {status.job} · crm-export skip {status.job}"
+            console.print(f"  next     {_next(held.next_attempt_at)} · {operator}")
         if status.blocked:
             console.print(f"  {status.blocked.message}")
-            console.print(f"  to do    crm-export retry {status.job} when it is mended; it goes on by itself as well")
+            console.print(
+                f"  next     {_next(status.blocked.next_attempt_at)}, by itself · crm-export retry {status.job}"
+            )
         if status.reason:
             console.print(f"  {status.reason}")
         if status.open_errors:
-            console.print(f"  {status.open_errors:,} open errors: crm-export errors {status.job}")
+            console.print(f"  {counted(status.open_errors, 'open error')}: crm-export errors {status.job}")
         if status.ui_url:
             console.print(f"  {status.ui_url}")
 
 
-def errors(found: Sequence[ExportError]) -> None:
+def errors(found: Sequence[ExportError], *, narrowed: bool) -> None:
+    """A table of errors; ``narrowed``: not simply all that are open."""
     if not found:
-        _console().print("no open errors")
+        _console().print("no errors match" if narrowed else "no open errors")
         return
     table = Table("job", "record", "state", "code", "message", "attempts", "since", box=None, pad_edge=False)
     for error in found:
@@ -105,7 +109,8 @@ def acknowledgement(connection: str, held: Sequence[ExportError]) -> str:
     return (
         "Data inconsistency acknowledgement\n"
         f"With pause on export error off, a record that Salesforce refuses is left out and the exports of {connection} "
-        "go on.\nSalesforce may then hold incomplete or inconsistent data; dealing with this is your responsibility.\n"
+        "go on.\n"
+        f"{ACKNOWLEDGEMENT}\n"
         f"Records held now, which would be left out: {len(held)}"
         + (f" ({', '.join(f'{error.job} {error.record_key}' for error in held[:10])})" if held else "")
         + ".\nRecords that were left out are in ExportErrors, and are exported again every day."
@@ -161,6 +166,15 @@ class RunBar:
             rate = f"{done / seconds:,.0f}/s"
         failed = progress.blocked or f"{counts.refused:,} failed"
         self._bar.update(self._task, total=state.total, completed=done, rate=rate, failed=failed)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 attempt, 2 attempts."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _next(attempt: datetime | None) -> str:
+    return _time(attempt) if attempt else "now"
 
 
 def _on(value: bool) -> str:

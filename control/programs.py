@@ -45,7 +45,7 @@ def console(
         from control.console import serve, sign_in
     except ImportError as error:
         raise MissingPartError(
-            f"the console is not installed ({error.name}): pip install 'crm-export[console]'"
+            f"the console is not installed ({error.name}): pip install '.[console]' in crm-export's folder"
         ) from None
     if hash_password:
         click.echo(sign_in.hash_password(_password()))

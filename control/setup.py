@@ -22,7 +22,7 @@ from temporalio.service import RPCError
 
 from activities.requests import ErrorsSummary
 from activities.temporal import TASK_QUEUE, connect, fair
-from control.exports import OperationFailedError
+from control.asking import OperationFailedError, answered
 from crm_export.config import Config, Connection, Job
 from crm_export.store import Store
 from workflows.export import ExportRequest, ExportWorkflow
@@ -84,23 +84,27 @@ async def _register_search_attributes(client: Client) -> None:
 
 
 async def _start_entities(client: Client, connection: str) -> None:
-    await client.start_workflow(
-        CrmSettings.run,
-        SettingsRequest(connection=connection),
-        id=f"crm-settings/{connection}",
-        task_queue=TASK_QUEUE,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        static_summary=f"Settings of {connection}",
-        priority=fair(connection),
+    await answered(
+        client.start_workflow(
+            CrmSettings.run,
+            SettingsRequest(connection=connection),
+            id=f"crm-settings/{connection}",
+            task_queue=TASK_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            static_summary=f"Settings of {connection}",
+            priority=fair(connection),
+        )
     )
-    await client.start_workflow(
-        ExportErrors.run,
-        ErrorsSummary(connection=connection),
-        id=f"export-errors/{connection}",
-        task_queue=TASK_QUEUE,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        static_summary=f"What is open on {connection}",
-        priority=fair(connection),
+    await answered(
+        client.start_workflow(
+            ExportErrors.run,
+            ErrorsSummary(connection=connection),
+            id=f"export-errors/{connection}",
+            task_queue=TASK_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            static_summary=f"What is open on {connection}",
+            priority=fair(connection),
+        )
     )
 
 
@@ -155,20 +159,21 @@ async def _schedule(client: Client, schedule_id: str, schedule: Schedule) -> Non
         return ScheduleUpdate(schedule=schedule)
 
     try:
-        await client.create_schedule(schedule_id, schedule)
+        await answered(client.create_schedule(schedule_id, schedule))
     except ScheduleAlreadyRunningError:
-        await client.get_schedule_handle(schedule_id).update(updated)
+        await answered(client.get_schedule_handle(schedule_id).update(updated))
 
 
 async def _remove_stale(client: Client, config: Config) -> AsyncIterator[str]:
     """Schedules of this configuration's connections whose job is gone would start runs that can only fail."""
     configured = {f"export/{job.connection}/{job.name}" for job in config.jobs.values()}
-    stale = [
-        schedule.id
-        async for schedule in await client.list_schedules()
-        if schedule.id not in configured
-        and any(schedule.id.startswith(f"export/{connection}/") for connection in config.connections)
-    ]
-    for schedule_id in stale:
-        await client.get_schedule_handle(schedule_id).delete()
+
+    async def listed() -> list[str]:
+        return [schedule.id async for schedule in await client.list_schedules()]
+
+    ours = tuple(f"export/{connection}/" for connection in config.connections)
+    for schedule_id in await answered(listed()):
+        if schedule_id in configured or not schedule_id.startswith(ours):
+            continue
+        await answered(client.get_schedule_handle(schedule_id).delete())
         yield schedule_id

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
@@ -21,6 +22,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from crm_export.errors import ConfigError
 from crm_export.model import MOST_CALLS, Settings
@@ -69,6 +72,34 @@ def _secret_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _database_url(value: str) -> str:
+    try:
+        make_url(value)
+    except ArgumentError:
+        # Whoever opens it says which kinds there are.
+        return value
+    except ValueError:
+        # SQLAlchemy's words quote it, perhaps with a part of the password.
+        raise ValueError("its port is not a number: a : / or @ of the password is written %3A %2F %40") from None
+    return value
+
+
+def _secret_database_url(value: SecretStr) -> SecretStr:
+    _database_url(value.get_secret_value())
+    return value
+
+
+def _host_of(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,6 +107,8 @@ class _Model(BaseModel):
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Cron = Annotated[str, AfterValidator(_cron)]
 Url = Annotated[str, AfterValidator(_url)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+SecretDatabaseUrl = Annotated[SecretStr, AfterValidator(_secret_database_url)]
 SecretUrl = Annotated[SecretStr, AfterValidator(_secret_url)]
 
 
@@ -178,7 +211,7 @@ class SourceConfig(_Model):
     """A SQL database that records are read from."""
 
     name: str
-    url: SecretStr
+    url: SecretDatabaseUrl
 
 
 class Retry(_Model):
@@ -286,11 +319,12 @@ class ConsoleConfig(_Model):
 
     @model_validator(mode="after")
     def _safe(self) -> "ConsoleConfig":
-        if self.is_for_this_machine:
-            return self
-        if self.sign_in is None:
+        if self.sign_in is None and not self.is_for_this_machine:
             raise ValueError(f"to listen on {self.host}, others than this machine's people need console.sign_in")
-        if self.public_url is None:
+        if self.sign_in is None and self.public_url is not None and not _is_loopback(_host_of(self.public_url)):
+            # A proxy on this machine lets them in, and then everybody would be the machine's user.
+            raise ValueError("console.public_url lets others in: console.sign_in is needed")
+        if self.public_url is None and not self.is_for_this_machine:
             raise ValueError(
                 f"to listen on {self.host}, console.public_url is needed: the address in people's browsers"
             )
@@ -299,10 +333,7 @@ class ConsoleConfig(_Model):
     @property
     def is_for_this_machine(self) -> bool:
         """Whether only this machine can connect."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return _is_loopback(self.host)
 
     @property
     def is_behind_tls(self) -> bool:
@@ -321,7 +352,7 @@ class ConsoleConfig(_Model):
 class Config(_Model):
     """All of ``exports.yaml``."""
 
-    store: Annotated[str, Field(repr=False)]
+    store: Annotated[DatabaseUrl, Field(repr=False)]
     connections: dict[str, Connection]
     sources: dict[str, SourceConfig]
     jobs: dict[str, Job]

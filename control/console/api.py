@@ -10,11 +10,20 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from activities.requests import MOST_CHOSEN, ReexportStarted
+from control.acknowledgement import ACKNOWLEDGEMENT
 from control.console.desk import ApiOperator, Desk, Given, Viewer
 from control.console.errors_page import LARGEST_ID, csv_of
-from control.console.settings_page import MOST_CALLS
 from control.status import JobStatus
-from crm_export.model import ErrorFilter, ExportError, OpenCause, OperatorAction, ReexportOnly, SettingChange, Settings
+from crm_export.model import (
+    MOST_CALLS,
+    ErrorFilter,
+    ExportError,
+    OpenCause,
+    OperatorAction,
+    ReexportOnly,
+    SettingChange,
+    Settings,
+)
 
 
 def _moment(value: Any) -> Any:
@@ -153,7 +162,7 @@ class _PageFilter(_Filter):
 
 @router.get("/jobs")
 async def list_jobs(desk: Given, person: Viewer) -> list[JobStatus]:
-    """Every job, those that need somebody first; at most a second or so old."""
+    """Every job, those that need attention first; at most a second or so old."""
     return list((await desk.exports.overview.now()).jobs)
 
 
@@ -223,7 +232,7 @@ async def show_acknowledgement(desk: Given, person: Viewer, connection: str) -> 
     """What switching pause on export error off would mean now."""
     name = desk.connection(connection)
     return Acknowledgement(
-        text="Salesforce may then hold incomplete or inconsistent data; resolving this is your responsibility.",
+        text=ACKNOWLEDGEMENT,
         held=await desk.exports.held(name),
         open_errors=await desk.exports.open_errors(name),
     )

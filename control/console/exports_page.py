@@ -1,4 +1,4 @@
-"""The page Exports: every job, those that need somebody first."""
+"""The page Exports: every job, those that need attention first."""
 
 from typing import Annotated, Any
 

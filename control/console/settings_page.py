@@ -6,11 +6,11 @@ from fastapi import APIRouter, Form
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from control.acknowledgement import ACKNOWLEDGEMENT
 from control.console.desk import Desk, Given, Operator, Viewer
 from control.console.templates import live, page, part, said, with_digest
-from crm_export.model import BATCH_SIZES
+from crm_export.model import BATCH_SIZES, MOST_CALLS
 
-MOST_CALLS = 2_000_000_000
 _HELD_SHOWN = 10
 router = APIRouter(include_in_schema=False)
 
@@ -56,6 +56,7 @@ async def acknowledgement(request: Request, desk: Given, person: Viewer, connect
         "_acknowledgement.html",
         person,
         connection=name,
+        acknowledgement=ACKNOWLEDGEMENT,
         held=held[:_HELD_SHOWN],
         held_count=len(held),
         open_errors=await desk.exports.open_errors(name),

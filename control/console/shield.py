@@ -59,7 +59,7 @@ class Shield:
         if request.url.path in _FOR_PROBES or _name(request) in self._names:
             await self._app(scope, receive, guarded)
         else:
-            answer = PlainTextResponse("this console has another address: see console.public_url\n", status_code=421)
+            answer = PlainTextResponse("open the console at its own address: console.public_url\n", status_code=421)
             await answer(scope, receive, guarded)
 
 

@@ -1,5 +1,6 @@
 """Signing in: nobody but this machine's user, a password whose hash is configured, or OpenID Connect."""
 
+import asyncio
 import base64
 import binascii
 import getpass
@@ -28,6 +29,8 @@ SESSION_HOURS = 12
 _FREE_TRIES = 5
 _LONGEST_WAIT = 300.0
 _MOST_NAMES = 10_000
+_HASHES_AT_ONCE = 2
+"""Each takes a thread, which the pages' questions to the store need too, and 64 MiB."""
 _hasher = PasswordHasher()
 _NO_USER = _hasher.hash(secrets.token_hex(16))
 
@@ -48,6 +51,7 @@ class SessionSignIn:
         self._public_url = config.public_url
         self.oidc = config.sign_in.oidc
         self._tries = _Tries()
+        self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
         self._programs = _Programs()
         self._oauth = OAuth()
         if self.oidc is not None:
@@ -87,11 +91,13 @@ class SessionSignIn:
         self._tries.require_patience(name)
         user = self._users.get(name)
         known = user.password_hash.get_secret_value() if user else _NO_USER
-        # An unknown name takes as long as a wrong password.
-        if not await in_thread(_is_password, known, password) or user is None:
-            self._tries.failed(name)
-            raise NotSignedInError("name or password is wrong")
-        self._tries.succeeded(name)
+        async with self._hashing:
+            # Counted before it is looked at: of many that come at once, those behind the first few wait too.
+            self._tries.begin(name)
+            # An unknown name takes as long as a wrong password.
+            if not await in_thread(_is_password, known, password) or user is None:
+                raise NotSignedInError("name or password is wrong")
+            self._tries.succeeded(name)
         return Person(name, Role(user.role))
 
     async def _program(self, authorization: str) -> Person:
@@ -190,7 +196,9 @@ class _Tries:
         if left > 0:
             raise NotSignedInError(f"too many wrong passwords: wait {left:.0f} s")
 
-    def failed(self, name: str) -> None:
+    def begin(self, name: str) -> None:
+        """Count a try as a wrong one, until it has ``succeeded``. Raises NotSignedInError."""
+        self.require_patience(name)
         if len(self._failures) > _MOST_NAMES:
             self._failures.clear()
         self._failures[name] = (self._failures.get(name, (0, 0.0))[0] + 1, time.monotonic())

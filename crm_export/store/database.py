@@ -10,6 +10,7 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -109,7 +110,10 @@ class Database:
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('crm-export migrations'))")
             config = _alembic()
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError:
+                raise StoreError(f"the store {self.name} was set up by a newer crm-export: install that one") from None
 
     def require_migrated(self) -> None:
         """Raise StoreError where ``crm-export setup`` has not been run, or not since an update."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import click
 import pytest
 from temporalio.client import Client, ScheduleOverlapPolicy
 
+from control.acknowledgement import ACKNOWLEDGEMENT
 from control.cli import cli
 from control.processes import Processes, free_port, temporal_command
 from tests.control.conftest import CommandLine
@@ -54,6 +57,7 @@ async def test_the_story_by_hand(crm_export: CommandLine, org: Org, source_file:
     refused = await crm_export("settings", crm_export.connection, "pause-on-error", "off")
     assert refused.status == 2
     assert "Data inconsistency acknowledgement" in refused.err
+    assert ACKNOWLEDGEMENT in refused.err
     assert "Records held now, which would be left out: 1 (accounts A020)" in refused.err
     [settings] = (await crm_export("settings", "--json")).json
     assert settings["pause_on_error"] is True
@@ -79,6 +83,7 @@ async def test_the_story_by_hand(crm_export: CommandLine, org: Org, source_file:
     closed = {e["record_key"]: e["closed_by"] for e in (await crm_export("errors", "--all", "--json")).json}
     assert closed == {"A007": "export", "A017": "operator", "A020": "reexport"}
     assert (await crm_export("errors")).out == "no open errors\n"
+    assert (await crm_export("errors", "--code", "NOPE")).out == "no errors match\n"
     finished = await crm_export("run", "accounts", "--wait")
     assert (finished.status, "every record was exported" in finished.out) == (0, True)
 
@@ -218,6 +223,40 @@ async def test_setup_may_be_repeated_and_removes_schedules_of_jobs_that_are_gone
     assert f"removed schedule export/{crm_export.connection}/accounts" in again.out
 
 
+async def test_setup_says_in_one_line_that_a_newer_version_has_been_here(crm_export: CommandLine) -> None:
+    assert (await crm_export("setup")).status == 0
+    with closing(sqlite3.connect(crm_export.file.with_name("store.db"))) as store, store:
+        store.execute("UPDATE alembic_version SET version_num = '9999'")
+    refused = await crm_export("setup")
+    assert (refused.status, len(refused.err.splitlines())) == (1, 1)
+    assert "was set up by a newer crm-export: install that one" in refused.err
+
+
+async def test_setup_says_in_one_line_what_temporal_refuses(crm_export: CommandLine) -> None:
+    crm_export.edit("  accounts:", f"  {'a' * 1_000}:")
+    refused = await crm_export("setup")
+    assert (refused.status, len(refused.err.splitlines())) == (1, 1)
+    assert refused.err.startswith("crm-export: Temporal refused: ")
+
+
+async def test_a_reexport_that_is_terminated_is_one_clear_line(crm_export: CommandLine, temporal: Client) -> None:
+    assert (await crm_export("setup")).status == 0
+    waiting = asyncio.create_task(crm_export("reexport", "--wait"))
+    query = f'ExportConnection="{crm_export.connection}" AND WorkflowType="CRMExport_ExportError"'
+    while not (found := [run async for run in temporal.list_workflows(query)]):
+        await asyncio.sleep(0.05)
+    # No worker takes it; that the command waits for it already is what its name in the history says.
+    handle = temporal.get_workflow_handle(found[0].id)
+    while not [
+        e async for e in handle.fetch_history_events() if e.HasField("workflow_execution_signaled_event_attributes")
+    ]:
+        await asyncio.sleep(0.05)
+    await handle.terminate()
+    answer = await waiting
+    told = f"crm-export: the re-export {handle.id} was terminated: crm-export reexport starts another\n"
+    assert (answer.status, answer.err) == (1, told)
+
+
 async def test_check_says_what_is_wrong_with_each_job(crm_export: CommandLine, source_file: Path) -> None:
     airports(source_file, 2, set())
     assert (await crm_export("check")).out == "ok  accounts\n"
@@ -255,6 +294,11 @@ async def test_try_shows_a_request_without_sending_it(crm_export: CommandLine, o
         (("status", "--config", "none.yaml"), {}, 2, "none.yaml: no such file"),
         (("status",), {"TEMPORAL_ADDRESS": "127.0.0.1:9"}, 1, "does not exist: run crm-export setup"),
         (("setup",), {"TEMPORAL_ADDRESS": "127.0.0.1:9"}, 1, "reach Temporal at 127.0.0.1:9 (connection refused)"),
+        (("setup",), {"TEMPORAL_ADDRESS": "http://x y"}, 2, "(http://x y: an address is HOST:PORT alone)"),
+        (("setup",), {"TEMPORAL_ADDRESS": "x:99999"}, 2, "cannot be used (x:99999: invalid target URL"),
+        (("setup",), {"TEMPORAL_PROFILE": "nope"}, 2, "(Profile 'nope' not found): see TEMPORAL_ADDRESS"),
+        (("setup",), {"TEMPORAL_CONFIG_FILE": "Makefile"}, 2, "cannot be used (TOML parse error at line "),
+        (("setup",), {"TEMPORAL_TLS_CLIENT_CERT_PATH": "/none.pem"}, 2, "(cannot read /none.pem: No such file"),
         (("check",), {"SECRET": "wrong"}, 1, "invalid_client: Salesforce refused the sign-in"),
     ],
 )  # fmt: skip
@@ -277,11 +321,14 @@ async def test_what_is_not_there_is_named(crm_export: CommandLine) -> None:
         (("skip", "accounts"), "accounts is not paused"),
         (("settings", crm_export.connection, "pause-on-error", "maybe"), "on or off, not maybe"),
         (("settings", crm_export.connection, "daily-api-limit", "0"), "1 or more"),
+        (("settings", crm_export.connection, "daily-api-limit", "²"), "1 or more"),
+        (("settings", crm_export.connection, "daily-api-limit", "9" * 5_000), "1 or more"),
         (("settings", crm_export.connection, "export-batch-size", "30"), "one of 25, 50, 100, 200"),
         (("settings", crm_export.connection, "pause-on-error"), "the new value is missing"),
     ):
         answer = await crm_export(*arguments)
         assert told in answer.err
+        assert len(answer.err.splitlines()) == 1
         assert answer.status in (1, 2)
     crm_export.edit("source.db", "gone.db")
     assert "SQLite file that does not exist" in (await crm_export("check")).out

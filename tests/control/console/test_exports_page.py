@@ -41,7 +41,7 @@ async def test_run_hold_retry_and_skip(
     await page.get_by_role("button", name="Skip this record: A017 of accounts").click()
     await expect(card).to_contain_text("24 of 25 exported, 1 left out")
     await expect(card).to_contain_text("idle")
-    await expect(page.get_by_text("Every job is well")).to_be_visible()
+    await expect(page.get_by_text("No job needs attention")).to_be_visible()
 
     log = page.locator("#actions tbody tr")
     await expect(log).to_have_count(3)

@@ -7,6 +7,7 @@ from pathlib import Path
 from playwright.async_api import Page, expect
 from temporalio.client import Client
 
+from control.acknowledgement import ACKNOWLEDGEMENT
 from tests.control.conftest import CommandLine
 from tests.control.console.conftest import Console, Open
 from tests.parts import NO_CITY, Org
@@ -30,7 +31,7 @@ async def test_close_changes_nothing_and_ok_releases_the_held_record(
     await expect(dialog).to_contain_text("Data inconsistency acknowledgement")
     await expect(dialog).to_contain_text("1 record is held now and will be skipped: accounts A007")
     await expect(dialog).to_contain_text("1 error is open")
-    await expect(dialog).to_contain_text("your responsibility")
+    await expect(dialog).to_contain_text(ACKNOWLEDGEMENT)
     await expect(dialog.get_by_role("link")).to_have_attribute("href", "/permissions")
     await dialog.get_by_role("button", name="Close").click()
     await expect(dialog).to_have_count(0)

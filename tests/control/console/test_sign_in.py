@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import httpx
 import pytest
 from playwright.async_api import Page, expect
 
-from control.console.people import NotAllowedError, Person, Role
-from control.console.sign_in import hash_password, person_of
-from crm_export.config import Oidc
+from control.console import sign_in as sign_in_room
+from control.console.people import NotAllowedError, NotSignedInError, Person, Role
+from control.console.sign_in import SessionSignIn, hash_password, person_of
+from crm_export.config import ConsoleConfig, Oidc
 from tests.control.conftest import CommandLine
 from tests.control.console.conftest import Console, Open
 
@@ -323,3 +325,42 @@ async def test_open_id_connect(
     async with httpx.AsyncClient(base_url=console.url) as client:
         assert (await client.get("/sign-in/callback?code=x&state=y")).status_code == 401
     await console.stop()
+
+
+@pytest.fixture
+def hashes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many passwords are hashed at a time, one number for each."""
+    at_once, seen = 0, list[int]()
+
+    def is_password(known: str, given: str) -> bool:
+        nonlocal at_once
+        at_once += 1
+        seen.append(at_once)
+        time.sleep(0.01)
+        at_once -= 1
+        return given == "right"
+
+    monkeypatch.setattr(sign_in_room, "_is_password", is_password)
+    return seen
+
+
+def passwords() -> SessionSignIn:
+    user = {"password_hash": "$argon2id$x", "role": "operator"}
+    return SessionSignIn(ConsoleConfig.model_validate({"sign_in": {"users": {"ada": user}}}))
+
+
+async def test_wrong_passwords_at_once_are_slowed_as_those_one_after_the_other(hashes: list[int]) -> None:
+    sign_in = passwords()
+    tried = await asyncio.gather(*(sign_in._checked("ada", "wrong") for _ in range(40)), return_exceptions=True)
+    assert all(isinstance(one, NotSignedInError) for one in tried)
+    assert len(hashes) == 5
+    assert sum("too many wrong passwords" in str(one) for one in tried) == 35
+    with pytest.raises(NotSignedInError, match="too many wrong passwords"):
+        await sign_in._checked("ada", "right")
+
+
+async def test_right_passwords_at_once_all_let_in_and_take_few_threads(hashes: list[int]) -> None:
+    sign_in = passwords()
+    assert {one.name for one in await asyncio.gather(*(sign_in._checked("ada", "right") for _ in range(20)))} == {"ada"}
+    assert len(hashes) == 20
+    assert max(hashes) <= 2
