@@ -54,11 +54,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
     document = _Document(path, environ)
-    try:
-        return document.config(text)
-    except ConfigError as error:
-        # A key, which it names, may hold a line break.
-        raise ConfigError(" ".join(str(error).splitlines())) from None
+    return document.config(text)
 
 
 class _Document:

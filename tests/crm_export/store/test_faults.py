@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -141,12 +142,13 @@ async def test_while_the_store_hangs_no_call_starts(file: Path) -> None:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[PostgreSQL]:
-    """A PostgreSQL of its own, to be killed."""
-    server = PostgreSQL(tmp_path / "pg")
-    server.start()
-    yield server
-    server.kill()
+def cluster() -> Iterator[PostgreSQL]:
+    """A PostgreSQL of its own, to be killed. As root it runs as another user, who may not look into pytest's folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = PostgreSQL(Path(folder) / "pg")
+        server.start()
+        yield server
+        server.kill()
 
 
 async def test_a_database_that_is_killed_is_trouble_and_heals(cluster: PostgreSQL) -> None:
