@@ -23,7 +23,16 @@ from temporalio.service import RPCError
 
 from activities.requests import ReexportStarted, ReexportWanted, SettingsTold
 from activities.temporal import connect
-from control.asking import ANSWER_SECONDS, NotFoundError, OperationFailedError, answered, in_thread, refused, updated
+from control.asking import (
+    ANSWER_SECONDS,
+    NotAnsweredError,
+    NotFoundError,
+    OperationFailedError,
+    answered,
+    in_thread,
+    refused,
+    updated,
+)
 from control.overview import Overview
 from control.status import JobStatus, blocked_shown, ended_word, job_status, state_word
 from crm_export.config import Config, Job
@@ -202,8 +211,7 @@ class Exports:
             if state is None or state.run is None:
                 raise OperationFailedError(f"{job.name} has never run: crm-export run {job.name}")
             workflow_id = state.run.workflow_id
-        handle = self._client.get_workflow_handle(workflow_id)
-        return await updated(handle, update, list(args), gone=f"{job.name} is not running")
+        return await updated(self._client, workflow_id, update, list(args), gone=f"{job.name} is not running")
 
     async def _running(self, job: Job) -> str | None:
         """The workflow ID of the job's run that is under way, as Temporal knows it: the store hears of a run only once
@@ -243,7 +251,8 @@ class Exports:
         async with self._noted(connection, only.job, "re-export", str(only), by):
             await self._require_enabled(connection)
             told = await updated(
-                self._client.get_workflow_handle(f"export-errors/{connection}"),
+                self._client,
+                f"export-errors/{connection}",
                 ExportErrors.reexport_only,
                 [ReexportWanted(connection=connection, only=only, by=by)],
                 gone=f"the ExportErrors inbox of {connection} has no workflow: run crm-export setup",
@@ -317,10 +326,8 @@ class Exports:
         return await self._change(connection, CrmSettings.update_export_batch_size, records, by)
 
     async def _change(self, connection: str, update: Any, value: bool | int, by: str) -> SettingsTold:
-        handle = self._client.get_workflow_handle(f"crm-settings/{connection}")
-        told = await updated(
-            handle, update, [value, by], gone=f"the settings of {connection} have no workflow: run crm-export setup"
-        )
+        gone = f"the settings of {connection} have no workflow: run crm-export setup"
+        told = await updated(self._client, f"crm-settings/{connection}", update, [value, by], gone=gone)
         return SettingsTold.model_validate(told)
 
     @asynccontextmanager
@@ -329,6 +336,9 @@ class Exports:
         row = await in_thread(self._store.actions.begin, connection, job, action, target, by)
         try:
             yield
+        except NotAnsweredError:
+            await in_thread(self._store.actions.end, row, "asked for, not answered yet")
+            raise
         except CrmExportError as error:
             await in_thread(self._store.actions.end, row, f"not done: {error}")
             raise

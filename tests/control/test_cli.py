@@ -14,6 +14,7 @@ from temporalio.client import Client, ScheduleOverlapPolicy
 from control.acknowledgement import ACKNOWLEDGEMENT
 from control.cli import cli
 from control.processes import Processes, free_port, temporal_command
+from crm_export.store import Store
 from tests.control.conftest import CommandLine
 from tests.parts import NO_CITY, Org, put_airports
 from tests.workflows.test_export import airports
@@ -128,6 +129,45 @@ async def test_a_worker_waits_for_a_server_that_is_not_up_yet(
         assert (await crm_export("run", "accounts", "--wait", **address)).status == 0
         worker.terminate()
         assert await worker.wait() == 0
+
+
+async def test_without_a_worker_nothing_is_asked_for_that_happens_later(
+    crm_export: CommandLine, org: Org, tmp_path: Path
+) -> None:
+    address = {"TEMPORAL_ADDRESS": f"127.0.0.1:{(port := free_port())}"}
+    with Processes(tmp_path) as processes:
+        processes.start("temporal", temporal_command(port, free_port(), None))
+        await asyncio.to_thread(processes.wait_for, "temporal", port)
+        assert (await crm_export("setup", **address)).status == 0
+        refused = await crm_export("settings", crm_export.connection, "pause-on-error", "off", "--yes", **address)
+        told = "crm-export: no worker runs, so nothing was changed: start one (crm-export worker), then ask again"
+        assert (refused.status, refused.err.splitlines()[-1]) == (1, told)
+        worker_environ = {**crm_export.environ, **address}
+        worker = await asyncio.create_subprocess_exec(sys.executable, "worker.py", env=worker_environ, stderr=-3)
+        # An update of its own comes after whatever was sent before.
+        changed = await crm_export("settings", crm_export.connection, "daily-api-limit", "7", **address)
+        assert changed.status == 0, changed.err
+        [settings] = (await crm_export("settings", "--json", **address)).json
+        assert (settings["daily_api_limit"], settings["pause_on_error"]) == (7, True)
+        worker.terminate()
+        await worker.wait()
+
+
+async def test_what_a_worker_that_died_has_not_answered_is_said_to_be_asked_for(
+    crm_export: CommandLine, worker: asyncio.subprocess.Process, org: Org, source_file: Path
+) -> None:
+    airports(source_file, 5, {2})
+    await org.rule("city", NO_CITY)
+    assert (await crm_export("run", "accounts", "--wait")).status == 3
+    worker.kill()
+    await worker.wait()
+    skipped = await crm_export("skip", "accounts")
+    assert (skipped.status, skipped.out) == (1, "")
+    assert skipped.err.startswith("crm-export: asked for, but no worker answered for export/")
+    assert "it happens as soon as one runs (crm-export worker); see crm-export status" in skipped.err
+    store = Store(f"sqlite:///{crm_export.file.with_name('store.db')}")
+    assert store.actions.last([crm_export.connection], 1)[0].outcome == "asked for, not answered yet"
+    store.close()
 
 
 @pytest.mark.usefixtures("worker")
