@@ -151,6 +151,8 @@ def status(config: Config, job: str | None, as_json: bool) -> int:
         if as_json:
             _print_json(found)
         else:
+            if await facade.has_worker() is False:
+                click.echo(printing.NO_WORKER)
             printing.statuses(found)
         return 0
 

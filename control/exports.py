@@ -29,6 +29,7 @@ from control.asking import (
     NotFoundError,
     OperationFailedError,
     answered,
+    has_worker,
     in_thread,
     refused,
     updated,
@@ -160,6 +161,7 @@ class Exports:
             open_errors=await in_thread(self._store.errors.count_open, job.connection, job.name),
             workflow_id=described.id if described else None,
             run_id=described.run_id if described else None,
+            began=described.start_time if described else None,
             namespace=self._client.namespace,
             next_run_at=next_run_at,
         )
@@ -369,6 +371,12 @@ class Exports:
         return self._client.get_workflow_handle(
             started.workflow_id, first_execution_run_id=started.first_execution_run_id
         )
+
+    async def has_worker(self) -> bool | None:
+        """Whether a worker runs; None where Temporal does not say."""
+        with suppress(OperationFailedError):
+            return await has_worker(self._client)
+        return None
 
     async def require_ready(self) -> None:
         """Raises StoreError, or OperationFailedError where Temporal does not answer."""

@@ -18,6 +18,7 @@ from crm_export.model import ExportError, SettingChange, Settings
 
 _WIDE = 240
 """Columns where nobody looks: a file or a pipe gets whole lines."""
+NO_WORKER = "no worker runs: nothing is exported until one does (crm-export worker)"
 _STYLE = {"paused": "bold yellow", "blocked": "bold red", "failed": "bold red", "running": "green"}
 
 

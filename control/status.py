@@ -109,10 +109,14 @@ def job_status(
     open_errors: int,
     workflow_id: str | None,
     run_id: str | None,
+    began: datetime | None,
     namespace: str,
     next_run_at: datetime | None,
 ) -> JobStatus:
     """One job's status of what the store (``state``) and Temporal (the rest) know."""
+    if word in ("running", "blocked") and state.run and state.run.workflow_id != workflow_id:
+        # The store hears of a run once its source has answered: what it has is of the run before.
+        state = RunState(run=state.run, position=state.position, started_at=began)
     rate = None
     if state.started_at and state.updated_at and state.counts.exported:
         rate = state.counts.exported / max((state.updated_at - state.started_at).total_seconds(), 0.001)
