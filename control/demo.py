@@ -24,7 +24,15 @@ from activities.temporal import ui_url
 from control import printing
 from control.dev import wait_for_stop
 from control.exports import Exports, exports
-from control.processes import CONSOLE_PORT, Processes, console_command, free_port, temporal_command, worker_command
+from control.processes import (
+    CONSOLE_PORT,
+    Processes,
+    console_command,
+    free_port,
+    only_one,
+    temporal_command,
+    worker_command,
+)
 from control.setup import setup
 from crm_export import exports_yaml
 from crm_export.clients import Clients
@@ -107,19 +115,20 @@ def run(*, script: bool) -> int:
     """Play the story by itself (``script``), or set the stage and wait for Ctrl-C."""
     if script:
         folder = Path(tempfile.mkdtemp(prefix="crm-export-demo-"))
-    else:
-        folder = FOLDER.absolute()
+        with Processes(folder) as processes:
+            asyncio.run(_story(_set_stage(folder, processes, script=True)))
+        shutil.rmtree(folder)
+        return 0
+    folder = FOLDER.absolute()
+    with only_one("demo", folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    with Processes(folder) as processes:
-        stage = _set_stage(folder, processes, script=script)
-        asyncio.run(_story(stage) if script else _until_paused(stage))
-        if not script:
+        with Processes(folder) as processes:
+            stage = _set_stage(folder, processes, script=False)
+            asyncio.run(_until_paused(stage))
             _invite(stage)
             wait_for_stop()
             click.echo("stopping")
-    if script:
-        shutil.rmtree(folder)
     return 0
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from control.processes import ProcessError, Processes, console_command, is_free, temporal_command, worker_command
+from control.processes import (
+    ProcessError,
+    Processes,
+    console_command,
+    is_free,
+    only_one,
+    temporal_command,
+    worker_command,
+)
 from control.setup import setup
 from crm_export.config import Config
 
@@ -18,6 +26,11 @@ FOLDER = Path(".crm-export")
 
 def run(config: Config, config_file: Path, port: int, ui_port: int, console_port: int) -> int:
     """Run until Ctrl-C. Raises ProcessError where a port is taken or a program does not start."""
+    with only_one("dev", FOLDER):
+        return _run(config, config_file, port, ui_port, console_port)
+
+
+def _run(config: Config, config_file: Path, port: int, ui_port: int, console_port: int) -> int:
     for option, wanted in (("--port", port), ("--ui-port", ui_port), ("--console-port", console_port)):
         if not is_free(wanted):
             raise ProcessError(f"port {wanted} is taken: stop what listens there, or choose another {option}")

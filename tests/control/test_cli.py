@@ -143,7 +143,9 @@ async def test_without_a_worker_nothing_is_asked_for_that_happens_later(
         told = "crm-export: no worker runs, so nothing was changed: start one (crm-export worker), then ask again"
         assert (refused.status, refused.err.splitlines()[-1]) == (1, told)
         status = (await crm_export("status", **address)).out
-        assert status.startswith("no worker runs: nothing is exported until one does (crm-export worker)\naccounts  idle")
+        assert status.startswith(
+            "no worker runs: nothing is exported until one does (crm-export worker)\naccounts  idle"
+        )
         worker_environ = {**crm_export.environ, **address}
         worker = await asyncio.create_subprocess_exec(sys.executable, "worker.py", env=worker_environ, stderr=-3)
         # An update of its own comes after whatever was sent before.
