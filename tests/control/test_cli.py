@@ -1,6 +1,7 @@
 """The command line: what each command does, prints and exits with; wrong use is one clear line."""
 
 import asyncio
+import signal
 import sqlite3
 import sys
 from contextlib import closing
@@ -172,6 +173,30 @@ async def test_what_a_worker_that_died_has_not_answered_is_said_to_be_asked_for(
     store = Store(f"sqlite:///{crm_export.file.with_name('store.db')}")
     assert store.actions.last([crm_export.connection], 1)[0].outcome == "asked for, not answered yet"
     store.close()
+
+
+async def test_ctrl_c_ends_the_waiting_and_says_that_the_run_goes_on(crm_export: CommandLine, temporal: Client) -> None:
+    # No worker takes them: both are waited for.
+    assert (await crm_export("setup")).status == 0
+    store = Store(f"sqlite:///{crm_export.file.with_name('store.db')}")
+    for action, arguments, told in (
+        ("re-export", ["reexport"], f"the re-export of {crm_export.connection} goes on: crm-export errors"),
+        ("run", ["run", "accounts"], "accounts goes on: crm-export status accounts"),
+    ):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "control", *arguments, "--wait"), env=crm_export.environ, stderr=-1, stdout=-1
+        )
+        # It is started, and waited for from now on.
+        while [(one.action, one.outcome) for one in store.actions.last([crm_export.connection], 1)] != [
+            (action, "done")
+        ]:
+            await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+        assert (process.returncode, err.decode().splitlines()[-1]) == (1, f"crm-export: no longer waiting; {told}")
+    store.close()
+    async for run in temporal.list_workflows(f'ExportConnection="{crm_export.connection}"'):
+        await temporal.get_workflow_handle(run.id).terminate()
 
 
 @pytest.mark.usefixtures("worker")
