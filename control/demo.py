@@ -127,7 +127,7 @@ def run(*, script: bool) -> int:
             stage = _set_stage(folder, processes, script=False)
             asyncio.run(_until_paused(stage))
             _invite(stage)
-            wait_for_stop()
+            wait_for_stop(processes, "demo")
             click.echo("stopping")
     return 0
 

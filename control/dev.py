@@ -48,7 +48,7 @@ def _run(config: Config, config_file: Path, port: int, ui_port: int, console_por
         click.echo(f"Temporal  127.0.0.1:{port}, UI http://127.0.0.1:{ui_port}")
         click.echo(f"logs      {FOLDER}/worker.log, {FOLDER}/console.log, {FOLDER}/temporal.log")
         click.echo("Ctrl-C stops; what is under way goes on at the next start")
-        wait_for_stop()
+        wait_for_stop(processes, "dev")
         click.echo("stopping")
     return 0
 
@@ -58,10 +58,15 @@ async def _set_up(config: Config) -> None:
         click.echo(f"ok        {line}")
 
 
-def wait_for_stop() -> None:
-    """Wait for Ctrl-C or SIGTERM."""
+def wait_for_stop(processes: Processes, command: str) -> None:
+    """Wait for Ctrl-C or SIGTERM, and say which program ended before."""
     stop = threading.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda *_: stop.set())
+    said: set[str] = set()
     while not stop.wait(1):
-        pass
+        for name, status in processes.ended():
+            if name not in said:
+                log = processes.log(name)
+                click.echo(f"{name} has ended (exit {status}): see {log}; Ctrl-C, then crm-export {command} again")
+                said.add(name)

@@ -78,6 +78,11 @@ class Processes:
             time.sleep(0.05)
         raise ProcessError(f"{name} did not start on port {port}: see {self.log(name)}")
 
+    def ended(self) -> list[tuple[str, int]]:
+        """The programs that have ended by themselves, each with its exit status."""
+        polled = [(name, process.poll()) for name, (process, _) in self._running.items()]
+        return [(name, status) for name, status in polled if status is not None]
+
     def stop(self, name: str) -> None:
         process, log = self._running.pop(name)
         if process.poll() is None:
