@@ -1,11 +1,14 @@
 """``dev`` and ``demo``: one a folder, and what becomes of the programs that they run."""
 
+import asyncio
+import sys
 from pathlib import Path
 
 import pytest
 
 from control import demo
 from control.processes import ProcessError, only_one
+from tests.control.conftest import CommandLine
 
 
 def test_a_second_demo_leaves_the_first_ones_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +31,33 @@ def test_a_second_dev_is_refused(tmp_path: Path) -> None:
             pass
     with only_one("dev", tmp_path / "one"):
         pass
+
+
+async def test_a_program_that_ended_is_named_with_its_log(tmp_path: Path) -> None:
+    script = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        from control.dev import wait_for_stop
+        from control.processes import Processes
+        with Processes(Path(sys.argv[1])) as processes:
+            os.kill(processes.start("worker", ["sleep", "60"]), signal.SIGKILL)
+            processes.start("console", ["sleep", "60"])
+            wait_for_stop(processes, "dev")
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-c", script, str(tmp_path)), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    said = (await process.stdout.readline()).decode()
+    log = tmp_path / "worker.log"
+    assert said == f"worker has ended (exit -9): see {log}; Ctrl-C, then crm-export dev again\n"
+    await asyncio.sleep(1.5)
+    process.terminate()
+    # It is said once.
+    assert await process.stdout.read() == b""
+    await process.wait()
+
+
+async def test_an_empty_password_is_not_hashed(crm_export: CommandLine) -> None:
+    answer = await crm_export("console", "--hash-password")
+    assert (answer.status, answer.out, answer.err) == (2, "", "crm-export: the password is empty\n")
