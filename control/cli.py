@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from activities.requests import SettingsTold
 from activities.temporal import TemporalUnreachableError
 from control import printing, programs
-from control.checks import check_job, try_record
+from control.checks import check_job, check_store, try_record
 from control.codec_server import codec_server
 from control.exports import Exports, exports
 from control.setup import setup as set_up
@@ -81,12 +81,16 @@ def cli(context: click.Context, config_file: str | None) -> None:
 @_json
 @_config
 def check(config: Config, job: str | None, as_json: bool) -> int:
-    """Validate the configuration, source and Salesforce mapping of one job or all."""
-    found = {one.name: asyncio.run(check_job(config, one)) for one in _jobs(config, job)}
+    """Validate the configuration, store, source and Salesforce mapping of one job or all."""
+    jobs = _jobs(config, job)
+    store, hint = check_store(config)
+    found = {one.name: [*store, *asyncio.run(check_job(config, one))] for one in jobs}
     if as_json:
         _print_json([{"job": name, "problems": problems} for name, problems in found.items()])
     else:
         printing.problems(found)
+        if hint and not any(found.values()):
+            click.echo(hint, err=True)
     return FAILED if any(found.values()) else 0
 
 

@@ -323,7 +323,11 @@ async def test_a_reexport_that_is_terminated_is_one_clear_line(crm_export: Comma
 
 async def test_check_says_what_is_wrong_with_each_job(crm_export: CommandLine, source_file: Path) -> None:
     airports(source_file, 2, set())
-    assert (await crm_export("check")).out == "ok  accounts\n"
+    checked = await crm_export("check")
+    assert (checked.status, checked.out) == (0, "ok  accounts\n")
+    assert checked.err.endswith("store.db is not set up yet: run crm-export setup\n")
+    assert (await crm_export("setup")).status == 0
+    assert (await crm_export("check")).err == ""
     crm_export.edit("Icao__c", "Iaco__c")
     crm_export.edit("BillingCity: city", "BillingCiti: town")
     checked = await crm_export("check", "accounts")
@@ -333,6 +337,16 @@ async def test_check_says_what_is_wrong_with_each_job(crm_export: CommandLine, s
         "accounts: Account has no field Iaco__c (did you mean Icao__c?)",
         "accounts: Account has no field BillingCiti (did you mean BillingCity?)",
     ]
+
+
+async def test_check_says_that_the_store_cannot_be_there(crm_export: CommandLine, source_file: Path) -> None:
+    airports(source_file, 2, set())
+    folder = crm_export.file.parent
+    crm_export.edit(f"{folder}/store.db", f"{folder}/nope/store.db")
+    checked = await crm_export("check")
+    told = f"store sqlite:///{folder}/nope/store.db: there is no folder {folder}/nope: create it"
+    assert (checked.status, checked.out) == (1, f"accounts: {told}\n")
+    assert (await crm_export("check", "--json")).json == [{"job": "accounts", "problems": [told]}]
 
 
 async def test_try_shows_a_request_without_sending_it(crm_export: CommandLine, org: Org, source_file: Path) -> None:
