@@ -111,6 +111,14 @@ async def test_export_again_one_a_selection_a_cause_and_everything(
     for key in ("A002", "A003"):
         await page.get_by_label(f"Choose {key}").check()
     await expect(page.locator("#reexport-chosen")).to_have_text("Re-export chosen (2)")
+    # On a phone, too, the page is chosen as a whole.
+    await page.set_viewport_size({"width": 380, "height": 800})
+    for checked in (True, False):
+        await page.get_by_role("checkbox", name="Choose all").set_checked(checked)
+        await expect(page.locator("#reexport-chosen")).to_have_text(f"Re-export chosen{' (6)' if checked else ''}")
+    await page.set_viewport_size({"width": 1280, "height": 800})
+    for key in ("A002", "A003"):
+        await page.get_by_label(f"Choose {key}").check()
     # What is chosen stays so when something else is new.
     await crm_export("try", "accounts", "A006")
     await expect(page.locator("table.errors tbody tr")).to_have_count(5)
