@@ -43,6 +43,8 @@ async def test_filters_search_causes_and_pages(console: Console, crm_export: Com
     await expect(causes.first).to_contain_text("119")
     assert (await keys(page))[:3] == ["B1", "A118", "A117"]
     assert len(await keys(page)) == 50
+    heading = page.locator(".heading h2")
+    await expect(heading).to_have_text("Errors 50 of 120, newest first")
 
     await page.get_by_role("link", name="Older").click()
     assert (await keys(page))[0] == "A069"
@@ -62,11 +64,13 @@ async def test_filters_search_causes_and_pages(console: Console, crm_export: Com
     await page.get_by_label("Code").fill("STRING_TOO_LONG")
     await page.get_by_role("button", name="Filter").click()
     assert await keys(page) == ["B1"]
+    await expect(heading).to_have_text("Errors 1 of 1, newest first")
     await page.get_by_label("Code").fill("")
     await page.get_by_label("State").select_option("closed")
     await page.get_by_label("Job").select_option("accounts")
     await page.get_by_role("button", name="Filter").click()
     assert await keys(page) == ["A119"]
+    await expect(heading).to_have_text("Errors 1, newest first")
     await expect(page.locator("table.errors")).to_contain_text("by export")
     await page.get_by_label("State").select_option("held")
     await page.get_by_role("button", name="Filter").click()
