@@ -73,6 +73,23 @@ async def asked_in_temporal(crm_export: CommandLine, temporal: Client) -> set[tu
     return found
 
 
+async def test_the_held_records_own_page_says_that_an_export_waits_and_has_the_buttons(
+    console: Console, crm_export: CommandLine, open_page: Open, org: Org, source_file: Path
+) -> None:
+    airports(source_file, 25, {7, 17})
+    await org.rule("city", NO_CITY)
+    assert (await crm_export("run", "accounts", "--wait")).status == 3
+    page = await open_page(console, "/errors")
+    await page.get_by_role("link", name="A007").click()
+    await expect(page.locator("main")).to_contain_text("The export accounts waits for this record: see Exports.")
+    await page.get_by_role("button", name="Retry now: accounts").click()
+    await expect(page.locator("#said")).to_contain_text("accounts: trying A007 now")
+    await page.get_by_role("button", name="Skip this record: A007 of accounts").click()
+    await expect(page.locator("#said")).to_contain_text("accounts: left A007 in ExportErrors and carries on")
+    await page.get_by_role("link", name="see Exports").click()
+    await expect(page.locator("#job-accounts")).to_contain_text("A017")
+
+
 async def test_a_stale_page_skips_no_other_record(
     console: Console, crm_export: CommandLine, open_page: Open, org: Org, source_file: Path
 ) -> None:
