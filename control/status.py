@@ -30,12 +30,26 @@ class Held(BaseModel):
 
 
 class Blocked(BaseModel):
-    """What blocks a run, as ``status --json`` shows it (fixed keys)."""
+    """What blocks a run, as ``status --json`` shows it (fixed keys, and more). ``message`` is the whole line that
+    Temporal shows, ``reason`` and ``hint`` are its parts."""
 
     code: str
     message: str
     since: datetime | None
     next_attempt_at: datetime | None = None
+
+    @property
+    def reason(self) -> str:
+        return self._parts()[0]
+
+    @property
+    def hint(self) -> str:
+        return self._parts()[1]
+
+    def _parts(self) -> tuple[str, str]:
+        text = self.message.removeprefix(f"{self.code} · ")
+        reason, dot, hint = text.rpartition(" · ")
+        return (reason, hint) if dot else (text, "")
 
 
 class JobStatus(BaseModel):

@@ -101,6 +101,9 @@ async def test_status_of_a_blocked_run_says_why_and_since_when(
     assert status["blocked"]["code"] == "SERVER_UNAVAILABLE"
     assert status["blocked"]["message"].startswith("SERVER_UNAVAILABLE · Service unavailable")
     assert status["blocked"]["since"]
+    told = (await crm_export("status")).out
+    for line in ("  blocked  since ", "  SERVER_UNAVAILABLE: Service unavailable\n", "  to do    ", "  next     "):
+        assert line in told
     assert (await crm_export("retry", "accounts")).status == 0
     await org.drop("down")
     while status["state"] != "idle":

@@ -115,7 +115,10 @@ async def test_a_blocked_job_says_why_and_carries_on(
     await crm_export("run", "accounts")
     page = await open_page(console, "/exports")
     card = page.locator("#job-accounts.blocked")
-    await expect(card).to_contain_text("SERVER_UNAVAILABLE")
+    why = card.locator("dl > div").filter(has_text="Why")
+    await expect(why).to_contain_text("SERVER_UNAVAILABLE")
+    assert (await why.inner_text()).count("SERVER_UNAVAILABLE") == 1
+    await expect(card).to_contain_text("What to do")
     await expect(card).to_contain_text("No record is at fault")
     await org.drop("down")
     await page.get_by_role("button", name="Retry now: accounts").click()
