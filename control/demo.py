@@ -22,7 +22,7 @@ import httpx
 
 from activities.temporal import ui_url
 from control import printing
-from control.dev import wait_for_stop
+from control.dev import temporal_variables, wait_for_stop
 from control.exports import Exports, exports
 from control.processes import (
     CONSOLE_PORT,
@@ -226,7 +226,7 @@ Where to look
   the run's tab Pending Activities says why it is stuck; User Metadata says what to do
 
 What to try, in another terminal in this folder
-  export CRM_EXPORT_CONFIG={stage.config_file} TEMPORAL_ADDRESS=127.0.0.1:{stage.temporal_port}
+  export CRM_EXPORT_CONFIG={stage.config_file} {temporal_variables(stage.temporal_port, stage.ui_port)}
   export PATH={Path(sys.executable).parent}:$PATH
   crm-export status                                            where it stands
   crm-export try accounts 00AL                                 any one record, request and answer

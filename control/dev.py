@@ -46,11 +46,21 @@ def _run(config: Config, config_file: Path, port: int, ui_port: int, console_por
         processes.wait_for("console", console_port)
         click.echo(f"Console   http://127.0.0.1:{console_port}")
         click.echo(f"Temporal  127.0.0.1:{port}, UI http://127.0.0.1:{ui_port}")
+        if (port, ui_port) != (7233, 8233):
+            click.echo(
+                f"commands  export {temporal_variables(port, ui_port)}  (in the terminal that they are given in)"
+            )
         click.echo(f"logs      {FOLDER}/worker.log, {FOLDER}/console.log, {FOLDER}/temporal.log")
         click.echo("Ctrl-C stops; what is under way goes on at the next start")
         wait_for_stop(processes, "dev")
         click.echo("stopping")
     return 0
+
+
+def temporal_variables(port: int, ui_port: int) -> str:
+    """What another terminal needs to find this Temporal, and its UI where that is not at its usual place."""
+    ui = "" if ui_port == 8233 else f" TEMPORAL_UI_URL=http://127.0.0.1:{ui_port}"
+    return f"TEMPORAL_ADDRESS=127.0.0.1:{port}{ui}"
 
 
 async def _set_up(config: Config) -> None:

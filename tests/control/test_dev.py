@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from control import demo
+from control.dev import temporal_variables
 from control.processes import ProcessError, only_one
 from tests.control.conftest import CommandLine
 
@@ -61,3 +62,8 @@ async def test_a_program_that_ended_is_named_with_its_log(tmp_path: Path) -> Non
 async def test_an_empty_password_is_not_hashed(crm_export: CommandLine) -> None:
     answer = await crm_export("console", "--hash-password")
     assert (answer.status, answer.out, answer.err) == (2, "", "crm-export: the password is empty\n")
+
+
+def test_what_another_terminal_needs_names_the_ui_where_it_is_not_at_its_usual_place() -> None:
+    assert temporal_variables(7233, 8233) == "TEMPORAL_ADDRESS=127.0.0.1:7233"
+    assert temporal_variables(4001, 4002) == "TEMPORAL_ADDRESS=127.0.0.1:4001 TEMPORAL_UI_URL=http://127.0.0.1:4002"
