@@ -21,7 +21,7 @@ from activities.temporal import ui_url
 from control.asking import NotFoundError, OperationFailedError, answered, has_worker, in_thread
 from control.status import JobStatus, blocked_shown, job_status, state_word
 from crm_export.config import Config
-from crm_export.errors import CrmExportError
+from crm_export.errors import CrmExportError, StoreError
 from crm_export.model import OpenCause, RunState
 from crm_export.store import Store
 from workflows.shown import EXPORT_CONNECTION, EXPORT_JOB
@@ -65,13 +65,14 @@ class Reexport:
 @dataclass(frozen=True)
 class Snapshot:
     """All jobs as they stood at ``at``, those that need attention first. ``problem``: why it is not newer; ``worker``:
-    whether one runs, None where that is not known."""
+    whether one runs, None where that is not known; ``off``: the connections whose Export to CRM is switched off."""
 
     jobs: tuple[JobStatus, ...] = ()
     reexports: tuple[Reexport, ...] = ()
     at: datetime | None = None
     problem: str | None = None
     worker: bool | None = None
+    off: tuple[str, ...] = ()
 
     def of(self, job: str) -> JobStatus | None:
         return next((status for status in self.jobs if status.job == job), None)
@@ -165,7 +166,7 @@ class Overview:
     async def _look(self) -> None:
         problem = None
         try:
-            states, open_errors = await in_thread(self._read_store)
+            states, open_errors, off = await in_thread(self._read_store)
         except CrmExportError as error:
             self._snapshot = replace(self._snapshot, problem=str(error))
             return
@@ -187,16 +188,22 @@ class Overview:
                 # Pages are answered in between.
                 await asyncio.sleep(0)
         jobs.sort(key=lambda status: (_RANK[status.state], status.connection, status.job))
-        self._snapshot = Snapshot(
-            tuple(jobs), reexports, datetime.now(UTC), problem, self._worker if running is not None else None
-        )
+        worker = self._worker if running is not None else None
+        self._snapshot = Snapshot(tuple(jobs), reexports, datetime.now(UTC), problem, worker, off)
 
     def _keys(self) -> list[Key]:
         return [(job.connection, job.name) for job in self._config.jobs.values()]
 
-    def _read_store(self) -> tuple[dict[Key, RunState], dict[Key, int]]:
+    def _read_store(self) -> tuple[dict[Key, RunState], dict[Key, int], tuple[str, ...]]:
         connections = list(self._config.connections)
-        return self._store.runs.states(connections), self._store.errors.count_by_job(connections)
+        states, open_errors = self._store.runs.states(connections), self._store.errors.count_by_job(connections)
+        return states, open_errors, tuple(name for name in connections if self._is_off(name))
+
+    def _is_off(self, connection: str) -> bool:
+        with contextlib.suppress(StoreError):
+            # A connection that setup has not seen yet has none.
+            return not self._store.settings.get(connection).export_enabled
+        return False
 
     async def _running(self) -> tuple[dict[Key, WorkflowExecution], tuple[Reexport, ...]]:
         query = 'WorkflowType IN ("ExportWorkflow", "CRMExport_ExportError") AND ExecutionStatus="Running"'

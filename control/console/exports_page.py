@@ -59,6 +59,7 @@ async def _values(desk: Desk, state: str, job: str, number: int) -> dict[str, An
         "pages": max(1, -(-len(found) // JOBS_A_PAGE)),
         "problem": snapshot.problem,
         "worker": snapshot.worker,
+        "off": snapshot.off,
         "unknown": any(status.state == "unknown" for status in snapshot.jobs),
         "open_errors": _open_errors(snapshot.jobs),
         "at": snapshot.at,
