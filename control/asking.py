@@ -1,7 +1,8 @@
 """Asking Temporal: within a time that a person waits, and with errors that a person can read."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
@@ -40,6 +41,10 @@ class NotFoundError(OperationFailedError):
 
 class NotAnsweredError(OperationFailedError):
     """What was asked for reached Temporal, but no worker has answered yet: it may still happen."""
+
+
+class NoLongerWaitingError(CrmExportError):
+    """Somebody stopped waiting for what goes on by itself."""
 
 
 async def answered(call: Awaitable[T], seconds: float = ANSWER_SECONDS) -> T:
@@ -103,6 +108,16 @@ async def _require_worker(client: Client) -> None:
             return
         await asyncio.sleep(0.2)
     raise OperationFailedError("no worker runs, so nothing was changed: start one (crm-export worker), then ask again")
+
+
+@contextmanager
+def waiting(goes_on: str) -> Iterator[None]:
+    """Ctrl-C within the block ends the waiting; ``goes_on`` says that what is waited for does not end. Raises
+    NoLongerWaitingError."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise NoLongerWaitingError(f"no longer waiting; {goes_on}") from None
 
 
 async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

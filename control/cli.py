@@ -5,8 +5,7 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ from pydantic import BaseModel
 from activities.requests import SettingsTold
 from activities.temporal import TemporalUnreachableError
 from control import printing, programs
+from control.asking import waiting
 from control.checks import check_job, check_store, try_record
 from control.codec_server import codec_server
 from control.exports import Exports, exports
@@ -40,10 +40,6 @@ _SETTINGS: dict[str, Callable[..., Awaitable[SettingsTold]]] = {
     "daily-api-limit": Exports.set_daily_api_limit,
     "export-batch-size": Exports.set_export_batch_size,
 }
-
-
-class NoLongerWaitingError(CrmExportError):
-    """Somebody stopped to wait for what goes on by itself."""
 
 
 class UsageError(CrmExportError):
@@ -127,8 +123,7 @@ def run(config: Config, job: str, wait: bool, full: bool, as_json: bool) -> int:
         if not wait:
             _print(as_json, {"job": job, "workflow_id": running.handle.id}, f"{job} started: {running.handle.id}")
             return 0
-        told = f"no longer waiting; {job} goes on: crm-export status {job}"
-        with _waiting(told), printing.RunBar(job, quiet=as_json) as bar:
+        with waiting(f"{job} goes on: crm-export status {job}"), printing.RunBar(job, quiet=as_json) as bar:
             while True:
                 progress = await facade.progress(one, running.handle)
                 bar.show(progress)
@@ -211,7 +206,7 @@ def reexport(config: Config, connection: str | None, wait: bool, as_json: bool) 
                 shown.append({"connection": name, "workflow_id": running.handle.id, "started": running.started})
                 _say(as_json, f"re-export of {name} {word}: {running.handle.id}")
                 continue
-            with _waiting(f"no longer waiting; the re-export of {name} goes on: crm-export errors"):
+            with waiting(f"the re-export of {name} goes on: crm-export errors"):
                 result = await facade.reexport_result(running.handle)
             shown.append({"connection": name, "workflow_id": running.handle.id, **result.model_dump()})
             _say(as_json, f"re-export of {name}: {result.outcome}")
@@ -362,15 +357,6 @@ async def _acknowledged(facade: Exports, connection: str, yes: bool) -> bool:
         click.echo("crm-export: nothing is changed: confirm with --yes", err=True)
         return False
     return click.confirm("Switch pause on export error off?", default=False, err=True)
-
-
-@contextmanager
-def _waiting(told: str) -> Iterator[None]:
-    """Ctrl-C ends the command, and not what it waits for."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        raise NoLongerWaitingError(told) from None
 
 
 def _with_exports(config: Config, command: Callable[[Exports], Coroutine[Any, Any, int]]) -> int:

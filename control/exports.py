@@ -18,7 +18,6 @@ from temporalio.client import (
     WorkflowFailureError,
     WorkflowHandle,
 )
-from temporalio.converter import DataConverter
 from temporalio.service import RPCError
 
 from activities.requests import ReexportStarted, ReexportWanted, SettingsTold
@@ -35,7 +34,7 @@ from control.asking import (
     updated,
 )
 from control.overview import Overview
-from control.status import JobStatus, blocked_shown, ended_word, job_status, state_word
+from control.status import JobStatus, blocked_shown, blocked_text, ended_word, job_status, state_word
 from crm_export.config import Config, Job
 from crm_export.errors import CrmExportError
 from crm_export.model import (
@@ -133,7 +132,7 @@ class Exports:
         running = described.status is WorkflowExecutionStatus.RUNNING
         return RunProgress(
             state=state,
-            blocked=await _blocked_text(described, self._client.data_converter),
+            blocked=await blocked_text(described, self._client.data_converter),
             ended=None if running else ended_word(described),
         )
 
@@ -409,13 +408,6 @@ async def _say_who(running: Running, by: str) -> None:
 def _started(action: ScheduleActionExecution) -> ScheduleActionExecutionStartWorkflow:
     assert isinstance(action, ScheduleActionExecutionStartWorkflow)
     return action
-
-
-async def _blocked_text(described: WorkflowExecutionDescription, converter: DataConverter) -> str | None:
-    if state_word(described)[0] != "blocked":
-        return None
-    blocked = await blocked_shown(described, converter)
-    return blocked.message if blocked else None
 
 
 async def _schedule_info(schedule: ScheduleHandle) -> ScheduleInfo:

@@ -198,6 +198,14 @@ async def blocked_shown(
     )
 
 
+async def blocked_text(described: WorkflowExecutionDescription, converter: DataConverter) -> str | None:
+    """What blocks a run, in one line."""
+    if state_word(described)[0] != "blocked":
+        return None
+    blocked = await blocked_shown(described, converter)
+    return blocked.message if blocked else None
+
+
 def _pending(
     described: WorkflowExecutionDescription | None, activity_type: str | None = None
 ) -> PendingActivityInfo | None:

@@ -132,9 +132,9 @@ async def test_export_again_one_a_selection_a_cause_and_everything(
     await page.get_by_role("button", name="Re-export all: FIELD_CUSTOM_VALIDATION_EXCEPTION of accounts").click()
     await expect(page.locator("table.errors tbody tr")).to_have_count(1)
     assert await keys(page) == ["A008"]
-    await expect(page.locator("table.errors .count")).to_have_text("1")
+    await expect(page.locator("table.errors td.count")).to_have_text("1")
     await page.get_by_role("button", name="Re-export everything").click()
-    await expect(page.locator("table.errors .count")).to_have_text("2")
+    await expect(page.locator("table.errors td.count")).to_have_text("2")
     closed = {e["record_key"]: e["closed_by"] for e in (await crm_export("errors", "--all", "--json")).json}
     assert closed == {f"A00{i}": "reexport" for i in range(1, 6)} | {"A006": "operator", "A008": None}
     log = page.locator("#actions tbody tr")
