@@ -1,6 +1,7 @@
 """Asking Temporal: within a time that a person waits, and with errors that a person can read."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -82,9 +83,9 @@ async def updated(client: Client, workflow_id: str, update: Any, args: list[Any]
     Without a worker nothing is sent: Temporal would keep it, and do it whenever a worker starts. Raises
     NotAnsweredError where it was sent, and no worker has answered."""
     handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(workflow_id)
+    await _require_worker(client)
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            await _require_worker(client)
             return await handle.execute_update(update, args=args)
     except WorkflowUpdateFailedError as error:
         raise OperationFailedError(str(error.cause)) from None
@@ -103,11 +104,13 @@ async def updated(client: Client, workflow_id: str, update: Any, args: list[Any]
 
 async def _require_worker(client: Client) -> None:
     """One that has just been started is waited for."""
-    for _ in range(STARTING_SECONDS * 5):
-        if await has_worker(client, STARTING_SECONDS):
-            return
+    deadline = time.monotonic() + STARTING_SECONDS
+    while not await has_worker(client, STARTING_SECONDS):
+        if time.monotonic() > deadline:
+            raise OperationFailedError(
+                "no worker runs, so nothing was changed: start one (crm-export worker), then ask again"
+            )
         await asyncio.sleep(0.2)
-    raise OperationFailedError("no worker runs, so nothing was changed: start one (crm-export worker), then ask again")
 
 
 @contextmanager
