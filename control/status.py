@@ -128,8 +128,8 @@ def job_status(
     next_run_at: datetime | None,
 ) -> JobStatus:
     """One job's status of what the store (``state``) and Temporal (the rest) know."""
-    if word in ("running", "blocked") and state.run and state.run.workflow_id != workflow_id:
-        # The store hears of a run once its source has answered: what it has is of the run before.
+    if word in ("running", "blocked") and _is_of_the_run_before(state, workflow_id, began):
+        # The store hears of a run once its source has answered.
         state = RunState(run=state.run, position=state.position, started_at=began)
     rate = None
     if state.started_at and state.updated_at and state.counts.exported:
@@ -156,6 +156,13 @@ def job_status(
         object=job.object,
         updated_at=state.updated_at,
     )
+
+
+def _is_of_the_run_before(state: RunState, workflow_id: str | None, began: datetime | None) -> bool:
+    if state.run is None or state.run.workflow_id != workflow_id:
+        return state.run is not None
+    # Two runs that a Schedule starts in one second have one workflow ID.
+    return bool(state.completed and state.updated_at and began and state.updated_at < began)
 
 
 def held_shown(held: HeldRecord, described: WorkflowExecutionDescription | None) -> Held:
