@@ -1,16 +1,33 @@
 """Asking Temporal: within a time that a person waits, and with errors that a person can read."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
-from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import (
+    Client,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.temporal import TASK_QUEUE
 from crm_export.errors import CrmExportError
 
 ANSWER_SECONDS = 10
 """A command gives up after so long on a Temporal, or a worker, that does not answer."""
+STARTING_SECONDS = 4
+"""So long a command waits for a worker that is just starting."""
+POLLED = timedelta(seconds=90)
+"""A worker that lives has asked for work within so long: a poll lasts a minute at most, and clocks differ. (Temporal
+lists a worker for five minutes after its last poll.)"""
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -21,6 +38,14 @@ class OperationFailedError(CrmExportError):
 
 class NotFoundError(OperationFailedError):
     """Temporal does not know what was asked for."""
+
+
+class NotAnsweredError(OperationFailedError):
+    """What was asked for reached Temporal, but no worker has answered yet: it may still happen."""
+
+
+class NoLongerWaitingError(CrmExportError):
+    """Somebody stopped waiting for what goes on by itself."""
 
 
 async def answered(call: Awaitable[T], seconds: float = ANSWER_SECONDS) -> T:
@@ -40,16 +65,34 @@ async def answered(call: Awaitable[T], seconds: float = ANSWER_SECONDS) -> T:
         raise OperationFailedError(f"Temporal cannot be reached ({str(error).splitlines()[0][:80]})") from None
 
 
-async def updated(handle: WorkflowHandle[Any, Any], update: Any, args: list[Any], *, gone: str) -> Any:
-    """A workflow's answer to an update; ``gone`` says what it means that there is no such workflow."""
+async def has_worker(client: Client, seconds: float = ANSWER_SECONDS) -> bool:
+    """Whether a worker asks for work, or did so lately: one that was killed is found for ``POLLED`` still."""
+    request = DescribeTaskQueueRequest(
+        namespace=client.namespace,
+        task_queue=TaskQueue(name=TASK_QUEUE),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    found = await answered(client.workflow_service.describe_task_queue(request), seconds)
+    oldest = datetime.now(UTC) - POLLED
+    return any(poller.last_access_time.ToDatetime(UTC) > oldest for poller in found.pollers)
+
+
+async def updated(client: Client, workflow_id: str, update: Any, args: list[Any], *, gone: str) -> Any:
+    """A workflow's answer to an update; ``gone`` says what it means that there is no such workflow.
+
+    Without a worker nothing is sent: Temporal would keep it, and do it whenever a worker starts. Raises
+    NotAnsweredError where it was sent, and no worker has answered."""
+    handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(workflow_id)
+    await _require_worker(client)
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             return await handle.execute_update(update, args=args)
     except WorkflowUpdateFailedError as error:
         raise OperationFailedError(str(error.cause)) from None
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-        raise OperationFailedError(
-            f"no worker answered for {handle.id} within {ANSWER_SECONDS} s: see that one runs (crm-export worker)"
+        raise NotAnsweredError(
+            f"asked for, but no worker answered for {workflow_id} within {ANSWER_SECONDS} s: "
+            "it happens as soon as one runs (crm-export worker); see crm-export status"
         ) from None
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
@@ -57,6 +100,27 @@ async def updated(handle: WorkflowHandle[Any, Any], update: Any, args: list[Any]
         raise refused(error) from None
     except RuntimeError as error:
         raise OperationFailedError(f"Temporal cannot be reached ({str(error).splitlines()[0][:80]})") from None
+
+
+async def _require_worker(client: Client) -> None:
+    """One that has just been started is waited for."""
+    deadline = time.monotonic() + STARTING_SECONDS
+    while not await has_worker(client, STARTING_SECONDS):
+        if time.monotonic() > deadline:
+            raise OperationFailedError(
+                "no worker runs, so nothing was changed: start one (crm-export worker), then ask again"
+            )
+        await asyncio.sleep(0.2)
+
+
+@contextmanager
+def waiting(goes_on: str) -> Iterator[None]:
+    """Ctrl-C within the block ends the waiting; ``goes_on`` says that what is waited for does not end. Raises
+    NoLongerWaitingError."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise NoLongerWaitingError(f"no longer waiting; {goes_on}") from None
 
 
 async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -29,6 +30,29 @@ class Tried(BaseModel):
     message: str | None
     hint: str | None
     usual_cause: str | None
+
+
+def check_store(config: Config) -> tuple[list[str], str]:
+    """What is wrong with the store, a line each; and a hint where it only waits to be set up, else empty."""
+    try:
+        with contextlib.closing(Store(config.store)) as store:
+            url = store.database.url
+            if url.get_backend_name() == "sqlite" and url.database:
+                file = Path(url.database)
+                if not file.parent.is_dir():
+                    return [f"store {store.database.name}: there is no folder {file.parent}: create it"], ""
+                if not file.exists():
+                    # To look into it would create it.
+                    return [], f"the store {store.database.name} is not set up yet: run crm-export setup"
+            with store.database.read():
+                pass
+            try:
+                store.require_migrated()
+            except StoreError as error:
+                return [], str(error)
+    except StoreError as error:
+        return [str(error)], ""
+    return [], ""
 
 
 async def check_job(config: Config, job: Job) -> list[str]:

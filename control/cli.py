@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from activities.requests import SettingsTold
 from activities.temporal import TemporalUnreachableError
 from control import printing, programs
-from control.checks import check_job, try_record
+from control.asking import waiting
+from control.checks import check_job, check_store, try_record
 from control.codec_server import codec_server
 from control.exports import Exports, exports
 from control.setup import setup as set_up
@@ -76,12 +77,16 @@ def cli(context: click.Context, config_file: str | None) -> None:
 @_json
 @_config
 def check(config: Config, job: str | None, as_json: bool) -> int:
-    """Validate the configuration, source and Salesforce mapping of one job or all."""
-    found = {one.name: asyncio.run(check_job(config, one)) for one in _jobs(config, job)}
+    """Validate the configuration, store, source and Salesforce mapping of one job or all."""
+    jobs = _jobs(config, job)
+    store, hint = check_store(config)
+    found = {one.name: [*store, *asyncio.run(check_job(config, one))] for one in jobs}
     if as_json:
         _print_json([{"job": name, "problems": problems} for name, problems in found.items()])
     else:
         printing.problems(found)
+        if hint and not any(found.values()):
+            click.echo(hint, err=True)
     return FAILED if any(found.values()) else 0
 
 
@@ -118,7 +123,7 @@ def run(config: Config, job: str, wait: bool, full: bool, as_json: bool) -> int:
         if not wait:
             _print(as_json, {"job": job, "workflow_id": running.handle.id}, f"{job} started: {running.handle.id}")
             return 0
-        with printing.RunBar(job, quiet=as_json) as bar:
+        with waiting(f"{job} goes on: crm-export status {job}"), printing.RunBar(job, quiet=as_json) as bar:
             while True:
                 progress = await facade.progress(one, running.handle)
                 bar.show(progress)
@@ -151,6 +156,8 @@ def status(config: Config, job: str | None, as_json: bool) -> int:
         if as_json:
             _print_json(found)
         else:
+            if await facade.has_worker() is False:
+                click.echo(printing.NO_WORKER)
             printing.statuses(found)
         return 0
 
@@ -199,7 +206,8 @@ def reexport(config: Config, connection: str | None, wait: bool, as_json: bool) 
                 shown.append({"connection": name, "workflow_id": running.handle.id, "started": running.started})
                 _say(as_json, f"re-export of {name} {word}: {running.handle.id}")
                 continue
-            result = await facade.reexport_result(running.handle)
+            with waiting(f"the re-export of {name} goes on: crm-export errors"):
+                result = await facade.reexport_result(running.handle)
             shown.append({"connection": name, "workflow_id": running.handle.id, **result.model_dump()})
             _say(as_json, f"re-export of {name}: {result.outcome}")
             exit_status = FAILED if result.not_tried else exit_status

@@ -22,9 +22,17 @@ import httpx
 
 from activities.temporal import ui_url
 from control import printing
-from control.dev import wait_for_stop
+from control.dev import temporal_variables, wait_for_stop
 from control.exports import Exports, exports
-from control.processes import CONSOLE_PORT, Processes, console_command, free_port, temporal_command, worker_command
+from control.processes import (
+    CONSOLE_PORT,
+    Processes,
+    console_command,
+    free_port,
+    only_one,
+    temporal_command,
+    worker_command,
+)
 from control.setup import setup
 from crm_export import exports_yaml
 from crm_export.clients import Clients
@@ -107,19 +115,20 @@ def run(*, script: bool) -> int:
     """Play the story by itself (``script``), or set the stage and wait for Ctrl-C."""
     if script:
         folder = Path(tempfile.mkdtemp(prefix="crm-export-demo-"))
-    else:
-        folder = FOLDER.absolute()
+        with Processes(folder) as processes:
+            asyncio.run(_story(_set_stage(folder, processes, script=True)))
+        shutil.rmtree(folder)
+        return 0
+    folder = FOLDER.absolute()
+    with only_one("demo", folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    with Processes(folder) as processes:
-        stage = _set_stage(folder, processes, script=script)
-        asyncio.run(_story(stage) if script else _until_paused(stage))
-        if not script:
+        with Processes(folder) as processes:
+            stage = _set_stage(folder, processes, script=False)
+            asyncio.run(_until_paused(stage))
             _invite(stage)
-            wait_for_stop()
+            wait_for_stop(processes, "demo")
             click.echo("stopping")
-    if script:
-        shutil.rmtree(folder)
     return 0
 
 
@@ -217,7 +226,7 @@ Where to look
   the run's tab Pending Activities says why it is stuck; User Metadata says what to do
 
 What to try, in another terminal in this folder
-  export CRM_EXPORT_CONFIG={stage.config_file} TEMPORAL_ADDRESS=127.0.0.1:{stage.temporal_port}
+  export CRM_EXPORT_CONFIG={stage.config_file} {temporal_variables(stage.temporal_port, stage.ui_port)}
   export PATH={Path(sys.executable).parent}:$PATH
   crm-export status                                            where it stands
   crm-export try accounts 00AL                                 any one record, request and answer

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from control.processes import ProcessError, Processes, console_command, is_free, temporal_command, worker_command
+from control.processes import (
+    ProcessError,
+    Processes,
+    console_command,
+    is_free,
+    only_one,
+    temporal_command,
+    worker_command,
+)
 from control.setup import setup
 from crm_export.config import Config
 
@@ -18,6 +26,11 @@ FOLDER = Path(".crm-export")
 
 def run(config: Config, config_file: Path, port: int, ui_port: int, console_port: int) -> int:
     """Run until Ctrl-C. Raises ProcessError where a port is taken or a program does not start."""
+    with only_one("dev", FOLDER):
+        return _run(config, config_file, port, ui_port, console_port)
+
+
+def _run(config: Config, config_file: Path, port: int, ui_port: int, console_port: int) -> int:
     for option, wanted in (("--port", port), ("--ui-port", ui_port), ("--console-port", console_port)):
         if not is_free(wanted):
             raise ProcessError(f"port {wanted} is taken: stop what listens there, or choose another {option}")
@@ -33,11 +46,21 @@ def run(config: Config, config_file: Path, port: int, ui_port: int, console_port
         processes.wait_for("console", console_port)
         click.echo(f"Console   http://127.0.0.1:{console_port}")
         click.echo(f"Temporal  127.0.0.1:{port}, UI http://127.0.0.1:{ui_port}")
+        if (port, ui_port) != (7233, 8233):
+            click.echo(
+                f"commands  export {temporal_variables(port, ui_port)}  (in the terminal that they are given in)"
+            )
         click.echo(f"logs      {FOLDER}/worker.log, {FOLDER}/console.log, {FOLDER}/temporal.log")
         click.echo("Ctrl-C stops; what is under way goes on at the next start")
-        wait_for_stop()
+        wait_for_stop(processes, "dev")
         click.echo("stopping")
     return 0
+
+
+def temporal_variables(port: int, ui_port: int) -> str:
+    """What another terminal needs to find this Temporal, and its UI where that is not at its usual place."""
+    ui = "" if ui_port == 8233 else f" TEMPORAL_UI_URL=http://127.0.0.1:{ui_port}"
+    return f"TEMPORAL_ADDRESS=127.0.0.1:{port}{ui}"
 
 
 async def _set_up(config: Config) -> None:
@@ -45,10 +68,15 @@ async def _set_up(config: Config) -> None:
         click.echo(f"ok        {line}")
 
 
-def wait_for_stop() -> None:
-    """Wait for Ctrl-C or SIGTERM."""
+def wait_for_stop(processes: Processes, command: str) -> None:
+    """Wait for Ctrl-C or SIGTERM, and say which program ended before."""
     stop = threading.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda *_: stop.set())
+    said: set[str] = set()
     while not stop.wait(1):
-        pass
+        for name, status in processes.ended():
+            if name not in said:
+                log = processes.log(name)
+                click.echo(f"{name} has ended (exit {status}): see {log}; Ctrl-C, then crm-export {command} again")
+                said.add(name)

@@ -18,14 +18,23 @@ from temporalio.client import (
     WorkflowFailureError,
     WorkflowHandle,
 )
-from temporalio.converter import DataConverter
 from temporalio.service import RPCError
 
 from activities.requests import ReexportStarted, ReexportWanted, SettingsTold
 from activities.temporal import connect
-from control.asking import ANSWER_SECONDS, NotFoundError, OperationFailedError, answered, in_thread, refused, updated
+from control.asking import (
+    ANSWER_SECONDS,
+    NotAnsweredError,
+    NotFoundError,
+    OperationFailedError,
+    answered,
+    has_worker,
+    in_thread,
+    refused,
+    updated,
+)
 from control.overview import Overview
-from control.status import JobStatus, blocked_shown, ended_word, job_status, state_word
+from control.status import JobStatus, blocked_shown, blocked_text, ended_word, job_status, state_word
 from crm_export.config import Config, Job
 from crm_export.errors import CrmExportError
 from crm_export.model import (
@@ -123,7 +132,7 @@ class Exports:
         running = described.status is WorkflowExecutionStatus.RUNNING
         return RunProgress(
             state=state,
-            blocked=await _blocked_text(described, self._client.data_converter),
+            blocked=await blocked_text(described, self._client.data_converter),
             ended=None if running else ended_word(described),
         )
 
@@ -151,6 +160,7 @@ class Exports:
             open_errors=await in_thread(self._store.errors.count_open, job.connection, job.name),
             workflow_id=described.id if described else None,
             run_id=described.run_id if described else None,
+            began=described.start_time if described else None,
             namespace=self._client.namespace,
             next_run_at=next_run_at,
         )
@@ -202,8 +212,7 @@ class Exports:
             if state is None or state.run is None:
                 raise OperationFailedError(f"{job.name} has never run: crm-export run {job.name}")
             workflow_id = state.run.workflow_id
-        handle = self._client.get_workflow_handle(workflow_id)
-        return await updated(handle, update, list(args), gone=f"{job.name} is not running")
+        return await updated(self._client, workflow_id, update, list(args), gone=f"{job.name} is not running")
 
     async def _running(self, job: Job) -> str | None:
         """The workflow ID of the job's run that is under way, as Temporal knows it: the store hears of a run only once
@@ -243,7 +252,8 @@ class Exports:
         async with self._noted(connection, only.job, "re-export", str(only), by):
             await self._require_enabled(connection)
             told = await updated(
-                self._client.get_workflow_handle(f"export-errors/{connection}"),
+                self._client,
+                f"export-errors/{connection}",
                 ExportErrors.reexport_only,
                 [ReexportWanted(connection=connection, only=only, by=by)],
                 gone=f"the ExportErrors inbox of {connection} has no workflow: run crm-export setup",
@@ -317,10 +327,8 @@ class Exports:
         return await self._change(connection, CrmSettings.update_export_batch_size, records, by)
 
     async def _change(self, connection: str, update: Any, value: bool | int, by: str) -> SettingsTold:
-        handle = self._client.get_workflow_handle(f"crm-settings/{connection}")
-        told = await updated(
-            handle, update, [value, by], gone=f"the settings of {connection} have no workflow: run crm-export setup"
-        )
+        gone = f"the settings of {connection} have no workflow: run crm-export setup"
+        told = await updated(self._client, f"crm-settings/{connection}", update, [value, by], gone=gone)
         return SettingsTold.model_validate(told)
 
     @asynccontextmanager
@@ -329,6 +337,9 @@ class Exports:
         row = await in_thread(self._store.actions.begin, connection, job, action, target, by)
         try:
             yield
+        except NotAnsweredError:
+            await in_thread(self._store.actions.end, row, "asked for, not answered yet")
+            raise
         except CrmExportError as error:
             await in_thread(self._store.actions.end, row, f"not done: {error}")
             raise
@@ -359,6 +370,12 @@ class Exports:
         return self._client.get_workflow_handle(
             started.workflow_id, first_execution_run_id=started.first_execution_run_id
         )
+
+    async def has_worker(self) -> bool | None:
+        """Whether a worker runs; None where Temporal does not say."""
+        with suppress(OperationFailedError):
+            return await has_worker(self._client)
+        return None
 
     async def require_ready(self) -> None:
         """Raises StoreError, or OperationFailedError where Temporal does not answer."""
@@ -391,13 +408,6 @@ async def _say_who(running: Running, by: str) -> None:
 def _started(action: ScheduleActionExecution) -> ScheduleActionExecutionStartWorkflow:
     assert isinstance(action, ScheduleActionExecutionStartWorkflow)
     return action
-
-
-async def _blocked_text(described: WorkflowExecutionDescription, converter: DataConverter) -> str | None:
-    if state_word(described)[0] != "blocked":
-        return None
-    blocked = await blocked_shown(described, converter)
-    return blocked.message if blocked else None
 
 
 async def _schedule_info(schedule: ScheduleHandle) -> ScheduleInfo:

@@ -18,10 +18,10 @@ from temporalio.client import (
 )
 
 from activities.temporal import ui_url
-from control.asking import NotFoundError, OperationFailedError, answered, in_thread
+from control.asking import NotFoundError, OperationFailedError, answered, has_worker, in_thread
 from control.status import JobStatus, blocked_shown, job_status, state_word
 from crm_export.config import Config
-from crm_export.errors import CrmExportError
+from crm_export.errors import CrmExportError, StoreError
 from crm_export.model import OpenCause, RunState
 from crm_export.store import Store
 from workflows.shown import EXPORT_CONNECTION, EXPORT_JOB
@@ -34,6 +34,7 @@ _WATCHED = 15.0
 _PATIENCE = 4.0
 """A Temporal that does not answer is said to be gone after so many seconds."""
 _SCHEDULES_EVERY = 10.0
+_WORKERS_EVERY = 5.0
 _DESCRIBED_EVERY = 10.0
 """What a stuck run waits for is asked again after so long, or when its attempts have become more."""
 _DESCRIBES_AT_ONCE = 20
@@ -63,12 +64,15 @@ class Reexport:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All jobs as they stood at ``at``, those that need attention first. ``problem``: why it is not newer."""
+    """All jobs as they stood at ``at``, those that need attention first. ``problem``: why it is not newer; ``worker``:
+    whether one runs, None where that is not known; ``off``: the connections whose Export to CRM is switched off."""
 
     jobs: tuple[JobStatus, ...] = ()
     reexports: tuple[Reexport, ...] = ()
     at: datetime | None = None
     problem: str | None = None
+    worker: bool | None = None
+    off: tuple[str, ...] = ()
 
     def of(self, job: str) -> JobStatus | None:
         return next((status for status in self.jobs if status.job == job), None)
@@ -97,6 +101,8 @@ class Overview:
         self._failed_until: datetime | None = None
         self._next_runs: dict[str, datetime | None] = {}
         self._next_runs_at = -_SCHEDULES_EVERY
+        self._worker: bool | None = None
+        self._worker_at = -_WORKERS_EVERY
         self._described: dict[Key, _Described] = {}
         self._causes: dict[str, tuple[float, list[OpenCause], int]] = {}
         self._paces: dict[Key, deque[tuple[float, int]]] = {}
@@ -160,7 +166,7 @@ class Overview:
     async def _look(self) -> None:
         problem = None
         try:
-            states, open_errors = await in_thread(self._read_store)
+            states, open_errors, off = await in_thread(self._read_store)
         except CrmExportError as error:
             self._snapshot = replace(self._snapshot, problem=str(error))
             return
@@ -171,6 +177,7 @@ class Overview:
             await answered(self._note_failed(), _PATIENCE)
             await answered(self._note_next_runs(), _PATIENCE)
             await self._describe_stuck(states, found)
+            await self._note_worker()
             running = found
         except OperationFailedError as error:
             problem = str(error)
@@ -181,14 +188,22 @@ class Overview:
                 # Pages are answered in between.
                 await asyncio.sleep(0)
         jobs.sort(key=lambda status: (_RANK[status.state], status.connection, status.job))
-        self._snapshot = Snapshot(tuple(jobs), reexports, datetime.now(UTC), problem)
+        worker = self._worker if running is not None else None
+        self._snapshot = Snapshot(tuple(jobs), reexports, datetime.now(UTC), problem, worker, off)
 
     def _keys(self) -> list[Key]:
         return [(job.connection, job.name) for job in self._config.jobs.values()]
 
-    def _read_store(self) -> tuple[dict[Key, RunState], dict[Key, int]]:
+    def _read_store(self) -> tuple[dict[Key, RunState], dict[Key, int], tuple[str, ...]]:
         connections = list(self._config.connections)
-        return self._store.runs.states(connections), self._store.errors.count_by_job(connections)
+        states, open_errors = self._store.runs.states(connections), self._store.errors.count_by_job(connections)
+        return states, open_errors, tuple(name for name in connections if self._is_off(name))
+
+    def _is_off(self, connection: str) -> bool:
+        with contextlib.suppress(StoreError):
+            # A connection that setup has not seen yet has none.
+            return not self._store.settings.get(connection).export_enabled
+        return False
 
     async def _running(self) -> tuple[dict[Key, WorkflowExecution], tuple[Reexport, ...]]:
         query = 'WorkflowType IN ("ExportWorkflow", "CRMExport_ExportError") AND ExecutionStatus="Running"'
@@ -229,6 +244,15 @@ class Overview:
             if schedule.schedule and isinstance(schedule.schedule.action, ScheduleListActionStartWorkflow)
         }
         self._next_runs_at = time.monotonic()
+
+    async def _note_worker(self) -> None:
+        if time.monotonic() - self._worker_at < _WORKERS_EVERY:
+            return
+        self._worker = None
+        with contextlib.suppress(OperationFailedError):
+            # It takes a permission of its own.
+            self._worker = await has_worker(self._client, _PATIENCE)
+        self._worker_at = time.monotonic()
 
     async def _describe_stuck(self, states: Mapping[Key, RunState], running: Mapping[Key, WorkflowExecution]) -> None:
         """Ask what each paused or blocked run waits for, where that may have changed."""
@@ -279,6 +303,7 @@ class Overview:
             open_errors=open_errors,
             workflow_id=run.id if run else state.run.workflow_id if state.run else None,
             run_id=run.run_id if run else None,
+            began=run.start_time if run else None,
             namespace=self._client.namespace,
             next_run_at=self._next_runs.get(f"export/{key[0]}/{key[1]}"),
         )

@@ -18,6 +18,7 @@ from crm_export.model import ExportError, SettingChange, Settings
 
 _WIDE = 240
 """Columns where nobody looks: a file or a pipe gets whole lines."""
+NO_WORKER = "no worker runs: nothing is exported until one does (crm-export worker)"
 _STYLE = {"paused": "bold yellow", "blocked": "bold red", "failed": "bold red", "running": "green"}
 
 
@@ -63,10 +64,13 @@ def statuses(found: Sequence[JobStatus]) -> None:
             operator = f"crm-export retry {status.job} · crm-export skip {status.job}"
             console.print(f"  next     {_next(held.next_attempt_at)} · {operator}")
         if status.blocked:
-            console.print(f"  {status.blocked.message}")
-            console.print(
-                f"  next     {_next(status.blocked.next_attempt_at)}, by itself · crm-export retry {status.job}"
-            )
+            blocked = status.blocked
+            if blocked.since:
+                console.print(f"  blocked  since {_time(blocked.since)}")
+            console.print(f"  {blocked.code}: {blocked.reason}")
+            if blocked.hint:
+                console.print(f"  to do    {blocked.hint}")
+            console.print(f"  next     {_next(blocked.next_attempt_at)}, by itself · crm-export retry {status.job}")
         if status.reason:
             console.print(f"  {status.reason}")
         if status.open_errors:

@@ -1,6 +1,7 @@
 """Programs that ``dev`` and ``demo`` run beside themselves: started, waited for, and stopped with them."""
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -77,6 +78,11 @@ class Processes:
             time.sleep(0.05)
         raise ProcessError(f"{name} did not start on port {port}: see {self.log(name)}")
 
+    def ended(self) -> list[tuple[str, int]]:
+        """The programs that have ended by themselves, each with its exit status."""
+        polled = [(name, process.poll()) for name, (process, _) in self._running.items()]
+        return [(name, status) for name, status in polled if status is not None]
+
     def stop(self, name: str) -> None:
         process, log = self._running.pop(name)
         if process.poll() is None:
@@ -87,6 +93,19 @@ class Processes:
                 process.kill()
                 process.wait()
         log.close()
+
+
+@contextlib.contextmanager
+def only_one(name: str, folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for one ``dev`` or ``demo`` by a lock on a file beside it. Raises ProcessError: it is held."""
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ProcessError(
+                f"a {name} runs in this folder already: stop it with Ctrl-C, or start this one in another folder"
+            ) from None
+        yield
 
 
 def temporal_command(port: int, ui_port: int, database: Path | None) -> list[str]:

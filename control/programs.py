@@ -12,7 +12,7 @@ from control import demo as demonstration
 from control import dev as development
 from control.processes import CONSOLE_PORT
 from crm_export import exports_yaml
-from crm_export.errors import CrmExportError
+from crm_export.errors import ConfigError, CrmExportError
 from crm_export.log import configure
 
 
@@ -48,7 +48,10 @@ def console(
             f"the console is not installed ({error.name}): pip install '.[console]' in crm-export's folder"
         ) from None
     if hash_password:
-        click.echo(sign_in.hash_password(_password()))
+        password = _password()
+        if not password:
+            raise ConfigError("the password is empty")
+        click.echo(sign_in.hash_password(password))
         return 0
     config = exports_yaml.load(exports_yaml.find(config_file or context.obj, os.environ), os.environ)
     config = config.model_copy(update={"console": config.console.at(host, port)})

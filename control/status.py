@@ -30,12 +30,26 @@ class Held(BaseModel):
 
 
 class Blocked(BaseModel):
-    """What blocks a run, as ``status --json`` shows it (fixed keys)."""
+    """What blocks a run, as ``status --json`` shows it (fixed keys, and more). ``message`` is the whole line that
+    Temporal shows, ``reason`` and ``hint`` are its parts."""
 
     code: str
     message: str
     since: datetime | None
     next_attempt_at: datetime | None = None
+
+    @property
+    def reason(self) -> str:
+        return self._parts()[0]
+
+    @property
+    def hint(self) -> str:
+        return self._parts()[1]
+
+    def _parts(self) -> tuple[str, str]:
+        text = self.message.removeprefix(f"{self.code} · ")
+        reason, dot, hint = text.rpartition(" · ")
+        return (reason, hint) if dot else (text, "")
 
 
 class JobStatus(BaseModel):
@@ -109,10 +123,14 @@ def job_status(
     open_errors: int,
     workflow_id: str | None,
     run_id: str | None,
+    began: datetime | None,
     namespace: str,
     next_run_at: datetime | None,
 ) -> JobStatus:
     """One job's status of what the store (``state``) and Temporal (the rest) know."""
+    if word in ("running", "blocked") and _is_of_the_run_before(state, workflow_id, began):
+        # The store hears of a run once its source has answered.
+        state = RunState(run=state.run, position=state.position, started_at=began)
     rate = None
     if state.started_at and state.updated_at and state.counts.exported:
         rate = state.counts.exported / max((state.updated_at - state.started_at).total_seconds(), 0.001)
@@ -138,6 +156,13 @@ def job_status(
         object=job.object,
         updated_at=state.updated_at,
     )
+
+
+def _is_of_the_run_before(state: RunState, workflow_id: str | None, began: datetime | None) -> bool:
+    if state.run is None or state.run.workflow_id != workflow_id:
+        return state.run is not None
+    # Two runs that a Schedule starts in one second have one workflow ID.
+    return bool(state.completed and state.updated_at and began and state.updated_at < began)
 
 
 def held_shown(held: HeldRecord, described: WorkflowExecutionDescription | None) -> Held:
@@ -178,6 +203,14 @@ async def blocked_shown(
         since=memo.since,
         next_attempt_at=_next_attempt(pending),
     )
+
+
+async def blocked_text(described: WorkflowExecutionDescription, converter: DataConverter) -> str | None:
+    """What blocks a run, in one line."""
+    if state_word(described)[0] != "blocked":
+        return None
+    blocked = await blocked_shown(described, converter)
+    return blocked.message if blocked else None
 
 
 def _pending(

@@ -139,9 +139,18 @@ class _Document:
         return text
 
     def _error(self, error: ValidationError) -> ConfigError:
-        """The first problem, in the order of the file, as one line."""
-        problems = sorted((self._place(tuple(map(str, e["loc"]))), e) for e in error.errors())
-        (line, where), first = min(problems, key=lambda problem: problem[0])
+        """The first problem, in the order of the file, as one line. Where a key is missing and one beside it unknown,
+        it is perhaps misspelt: the unknown one comes first."""
+        problems = [(tuple(map(str, e["loc"])), e) for e in error.errors()]
+        unknown = {path[:-1]: path for path, e in reversed(problems) if e["type"] == "extra_forbidden"}
+
+        def order(problem: tuple[tuple[str, ...], Any]) -> tuple[tuple[int, str], bool]:
+            path, e = problem
+            is_missing = e["type"] == "missing"
+            return self._place(unknown.get(path[:-1], path) if is_missing else path), is_missing
+
+        path, first = min(problems, key=order)
+        line, where = self._place(path)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         return ConfigError(f"{self._path}:{line}: {_told(where, first)}{more}")
 

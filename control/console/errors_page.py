@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from datetime import time as clock
 from typing import Annotated, Any, Literal
@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from control.console.desk import Desk, Given, Operator, Viewer
 from control.console.templates import live, page, part, said, with_digest
-from crm_export.model import ErrorFilter, ExportError, ReexportOnly
+from crm_export.model import ErrorFilter, ExportError, OpenCause, ReexportOnly
 from crm_export.salesforce import facts
 
 ROWS_A_PAGE = 50
@@ -103,11 +103,22 @@ async def _values(desk: Desk, wanted: Wanted) -> dict[str, Any]:
         "older": wanted.query(before=errors[-1].id) if older else None,
         "causes": causes,
         "open_errors": open_errors,
+        "total": _total(wanted, causes, open_errors),
         "reexports": [run for run in snapshot.reexports if run.connection == connection],
         "problem": snapshot.problem,
         "jobs": desk.jobs_of(connection),
         "actions": [one for one in await exports.actions([connection], 20) if one.action == "re-export"][:5],
     }
+
+
+def _total(wanted: Wanted, causes: Sequence[OpenCause], open_errors: int) -> int | None:
+    """How many rows the filter finds, where the causes say it; to count them by a search takes too long for a page."""
+    if wanted.state != "unresolved" or wanted.since or wanted.key:
+        return None
+    if sum(cause.count for cause in causes) != open_errors:
+        # There are more causes than are told.
+        return None if wanted.job or wanted.code else open_errors
+    return sum(cause.count for cause in causes if wanted.job in ("", cause.job) and wanted.code in ("", cause.code))
 
 
 @router.get("/errors/{connection}/{row_id}")

@@ -1,5 +1,7 @@
 """The page Exports: every job, those that need attention first."""
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query
@@ -9,6 +11,7 @@ from starlette.responses import Response
 from control.console.desk import Desk, Given, Operator, Viewer
 from control.console.templates import live, page, part, said, with_digest
 from control.overview import stuck
+from control.status import JobStatus
 
 JOBS_A_PAGE = 50
 STATES = ("paused", "blocked", "failed", "running", "idle")
@@ -55,9 +58,21 @@ async def _values(desk: Desk, state: str, job: str, number: int) -> dict[str, An
         "number": number,
         "pages": max(1, -(-len(found) // JOBS_A_PAGE)),
         "problem": snapshot.problem,
+        "worker": snapshot.worker,
+        "off": snapshot.off,
+        "unknown": any(status.state == "unknown" for status in snapshot.jobs),
+        "open_errors": _open_errors(snapshot.jobs),
         "at": snapshot.at,
         "actions": await desk.exports.actions(list(desk.config.connections), 10),
     }
+
+
+def _open_errors(jobs: Iterable[JobStatus]) -> dict[str, int]:
+    """How many export errors are open, by connection; without those that have none."""
+    found: Counter[str] = Counter()
+    for status in jobs:
+        found[status.connection] += status.open_errors
+    return dict(+found)
 
 
 @router.post("/exports/{job}/run")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -43,6 +43,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def breakable(code: str) -> Markup:
+    """A code that may go on in the next line after each of its words, where there is no room."""
+    return escape(code).replace("_", Markup("_<wbr>"))
+
+
 _environment = Environment(
     loader=PackageLoader("control.console"),
     autoescape=True,
@@ -52,6 +57,7 @@ _environment = Environment(
     auto_reload=False,
 )
 _environment.filters |= {"number": number, "moment": moment, "ago": ago, "until": until, "duration": duration}
+_environment.filters["breakable"] = breakable
 
 
 def page(request: Request, template: str, person: Person | None, status_code: int = 200, **values: Any) -> HTMLResponse:

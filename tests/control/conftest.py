@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
+from activities.temporal import TASK_QUEUE
 from tests.parts import Org
 
 CONFIG = """\
@@ -96,12 +100,23 @@ async def crm_export(
 
 
 @pytest.fixture
-async def worker(crm_export: CommandLine) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Set up, and a worker as a process."""
+async def worker(crm_export: CommandLine, temporal: Client) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Set up, and a worker as a process, which asks for work."""
     assert (await crm_export("setup")).status == 0
     process = await asyncio.create_subprocess_exec(
         sys.executable, "worker.py", env=crm_export.environ, stderr=asyncio.subprocess.DEVNULL
     )
+    request = DescribeTaskQueueRequest(
+        namespace=temporal.namespace,
+        task_queue=TaskQueue(name=TASK_QUEUE),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    while not any(
+        poller.identity.startswith(f"{process.pid}@")
+        for poller in (await temporal.workflow_service.describe_task_queue(request)).pollers
+    ):
+        assert process.returncode is None
+        await asyncio.sleep(0.05)
     yield process
     if process.returncode is None:
         process.terminate()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sqlite3
 import sys
 from contextlib import closing
@@ -15,6 +16,7 @@ from temporalio.client import Client, ScheduleOverlapPolicy
 from control.acknowledgement import ACKNOWLEDGEMENT
 from control.cli import cli
 from control.processes import Processes, free_port, temporal_command
+from crm_export.store import Store
 from tests.control.conftest import CommandLine
 from tests.parts import NO_CITY, Org, put_airports
 from tests.workflows.test_export import airports
@@ -100,6 +102,9 @@ async def test_status_of_a_blocked_run_says_why_and_since_when(
     assert status["blocked"]["code"] == "SERVER_UNAVAILABLE"
     assert status["blocked"]["message"].startswith("SERVER_UNAVAILABLE · Service unavailable")
     assert status["blocked"]["since"]
+    told = (await crm_export("status")).out
+    for line in ("  blocked  since ", "  SERVER_UNAVAILABLE: Service unavailable\n", "  to do    ", "  next     "):
+        assert line in told
     assert (await crm_export("retry", "accounts")).status == 0
     await org.drop("down")
     while status["state"] != "idle":
@@ -133,6 +138,73 @@ async def test_a_worker_waits_for_a_server_that_is_not_up_yet(
     assert line["level"] == "warning"
     worker.terminate()
     assert await worker.wait() == 0
+
+
+async def test_without_a_worker_nothing_is_asked_for_that_happens_later(
+    crm_export: CommandLine, org: Org, tmp_path: Path
+) -> None:
+    address = {"TEMPORAL_ADDRESS": f"127.0.0.1:{(port := free_port())}"}
+    with Processes(tmp_path) as processes:
+        processes.start("temporal", temporal_command(port, free_port(), None))
+        await asyncio.to_thread(processes.wait_for, "temporal", port)
+        assert (await crm_export("setup", **address)).status == 0
+        refused = await crm_export("settings", crm_export.connection, "pause-on-error", "off", "--yes", **address)
+        told = "crm-export: no worker runs, so nothing was changed: start one (crm-export worker), then ask again"
+        assert (refused.status, refused.err.splitlines()[-1]) == (1, told)
+        status = (await crm_export("status", **address)).out
+        assert status.startswith(
+            "no worker runs: nothing is exported until one does (crm-export worker)\naccounts  idle"
+        )
+        worker_environ = {**crm_export.environ, **address}
+        worker = await asyncio.create_subprocess_exec(sys.executable, "worker.py", env=worker_environ, stderr=-3)
+        # An update of its own comes after whatever was sent before.
+        changed = await crm_export("settings", crm_export.connection, "daily-api-limit", "7", **address)
+        assert changed.status == 0, changed.err
+        [settings] = (await crm_export("settings", "--json", **address)).json
+        assert (settings["daily_api_limit"], settings["pause_on_error"]) == (7, True)
+        worker.terminate()
+        await worker.wait()
+
+
+async def test_what_a_worker_that_died_has_not_answered_is_said_to_be_asked_for(
+    crm_export: CommandLine, worker: asyncio.subprocess.Process, org: Org, source_file: Path
+) -> None:
+    airports(source_file, 5, {2})
+    await org.rule("city", NO_CITY)
+    assert (await crm_export("run", "accounts", "--wait")).status == 3
+    worker.kill()
+    await worker.wait()
+    skipped = await crm_export("skip", "accounts")
+    assert (skipped.status, skipped.out) == (1, "")
+    assert skipped.err.startswith("crm-export: asked for, but no worker answered for export/")
+    assert "it happens as soon as one runs (crm-export worker); see crm-export status" in skipped.err
+    store = Store(f"sqlite:///{crm_export.file.with_name('store.db')}")
+    assert store.actions.last([crm_export.connection], 1)[0].outcome == "asked for, not answered yet"
+    store.close()
+
+
+async def test_ctrl_c_ends_the_waiting_and_says_that_the_run_goes_on(crm_export: CommandLine, temporal: Client) -> None:
+    # No worker takes them: both are waited for.
+    assert (await crm_export("setup")).status == 0
+    store = Store(f"sqlite:///{crm_export.file.with_name('store.db')}")
+    for action, arguments, told in (
+        ("re-export", ["reexport"], f"the re-export of {crm_export.connection} goes on: crm-export errors"),
+        ("run", ["run", "accounts"], "accounts goes on: crm-export status accounts"),
+    ):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "control", *arguments, "--wait"), env=crm_export.environ, stderr=-1, stdout=-1
+        )
+        # It is started, and waited for from now on.
+        while [(one.action, one.outcome) for one in store.actions.last([crm_export.connection], 1)] != [
+            (action, "done")
+        ]:
+            await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+        assert (process.returncode, err.decode().splitlines()[-1]) == (1, f"crm-export: no longer waiting; {told}")
+    store.close()
+    async for run in temporal.list_workflows(f'ExportConnection="{crm_export.connection}"'):
+        await temporal.get_workflow_handle(run.id).terminate()
 
 
 @pytest.mark.usefixtures("worker")
@@ -259,7 +331,11 @@ async def test_a_reexport_that_is_terminated_is_one_clear_line(crm_export: Comma
 
 async def test_check_says_what_is_wrong_with_each_job(crm_export: CommandLine, source_file: Path) -> None:
     airports(source_file, 2, set())
-    assert (await crm_export("check")).out == "ok  accounts\n"
+    checked = await crm_export("check")
+    assert (checked.status, checked.out) == (0, "ok  accounts\n")
+    assert checked.err.endswith("store.db is not set up yet: run crm-export setup\n")
+    assert (await crm_export("setup")).status == 0
+    assert (await crm_export("check")).err == ""
     crm_export.edit("Icao__c", "Iaco__c")
     crm_export.edit("BillingCity: city", "BillingCiti: town")
     checked = await crm_export("check", "accounts")
@@ -269,6 +345,16 @@ async def test_check_says_what_is_wrong_with_each_job(crm_export: CommandLine, s
         "accounts: Account has no field Iaco__c (did you mean Icao__c?)",
         "accounts: Account has no field BillingCiti (did you mean BillingCity?)",
     ]
+
+
+async def test_check_says_that_the_store_cannot_be_there(crm_export: CommandLine, source_file: Path) -> None:
+    airports(source_file, 2, set())
+    folder = crm_export.file.parent
+    crm_export.edit(f"{folder}/store.db", f"{folder}/nope/store.db")
+    checked = await crm_export("check")
+    told = f"store sqlite:///{folder}/nope/store.db: there is no folder {folder}/nope: create it"
+    assert (checked.status, checked.out) == (1, f"accounts: {told}\n")
+    assert (await crm_export("check", "--json")).json == [{"job": "accounts", "problems": [told]}]
 
 
 async def test_try_shows_a_request_without_sending_it(crm_export: CommandLine, org: Org, source_file: Path) -> None:

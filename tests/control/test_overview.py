@@ -1,5 +1,6 @@
 """All jobs at once: as the single questions answer, without a question a job."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,29 @@ async def test_it_says_what_status_says(crm_export: CommandLine, temporal: Clien
         await facade.run(config.jobs["accounts"], by="Ada")
         done = await job(facade, lambda status: status.state == "idle")
         assert (done.reason, done.exported, done.open_errors) == (None, 8, 0)
+    store.close()
+
+
+async def test_a_run_that_has_not_begun_does_not_show_the_figures_of_the_last_one(
+    crm_export: CommandLine, worker: asyncio.subprocess.Process, temporal: Client, org: Org, source_file: Path
+) -> None:
+    airports(source_file, 5, set())
+    last = await crm_export("run", "accounts", "--wait")
+    assert last.status == 0
+    worker.terminate()
+    await worker.wait()
+    config = exports_yaml.load(crm_export.file, os.environ)
+    store = Store(config.store)
+    facade = Exports(config, temporal, store)
+    async with facade.overview.kept_fresh():
+        running = await facade.run(config.jobs["accounts"], by="Ada")
+        # The list may be a moment behind, and have the last run still.
+        seen = await job(facade, lambda status: status.run_id == running.handle.first_execution_run_id)
+        [status] = await facade.status([config.jobs["accounts"]])
+        for one in (seen, status):
+            assert (one.exported, one.total, one.rate, one.state) == (0, None, None, "running")
+            assert one.started_at == (await running.handle.describe()).start_time
+    await running.handle.terminate()
     store.close()
 
 

@@ -89,6 +89,8 @@ def test_the_example_is_valid() -> None:
         ("https://acme", "http://acme", r":5: connections.acme.login_url: https://HOST is needed"),
         ("flow: client_credentials", "flow: password", r"connections.acme.auth.flow: is needed, one of client_credentials"),
         ("      client_id: ${CLIENT_ID}\n", "", "connections.acme.auth.client_id: is missing"),
+        ("    key: icao\n", "    kye: icao\n", r":19: jobs.accounts.kye: unknown key \(did you mean key\?\); allowed: .* \(and 1 more\)"),
+        ("client_id: $", "clientid: $", r":8: connections.acme.auth.clientid: unknown key \(did you mean client_id\?\); allowed: .* \(and 1 more\)"),
         ("${CLIENT_ID}", "${MISSING}", r":8: connections.acme.auth.client_id: the environment variable MISSING is not set"),
         ("  accounts:", "  acc/ounts:", "a name has letters, digits"),
         ("store: sqlite:///crm-export.db\n", "", "store: is missing"),

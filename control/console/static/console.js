@@ -32,8 +32,8 @@ document.addEventListener("htmx:after:request", (event) => {
 
 const rows = () => [...document.querySelectorAll("input[form=chosen][name=ids]")];
 document.addEventListener("change", (event) => {
-  if (event.target.id === "choose-all") rows().forEach((row) => { row.checked = event.target.checked; });
-  if (event.target.matches("#choose-all, input[form=chosen]")) showChosen();
+  if (event.target.matches(".choose-all")) rows().forEach((row) => { row.checked = event.target.checked; });
+  if (event.target.matches(".choose-all, input[form=chosen]")) showChosen();
 });
 
 function showChosen() {
@@ -41,6 +41,5 @@ function showChosen() {
   if (!button) return;
   const count = rows().filter((row) => row.checked).length;
   button.textContent = count ? `Re-export chosen (${count})` : "Re-export chosen";
-  const all = document.getElementById("choose-all");
-  if (all) all.checked = count > 0 && count === rows().length;
+  document.querySelectorAll(".choose-all").forEach((all) => { all.checked = count > 0 && count === rows().length; });
 }

@@ -43,6 +43,8 @@ async def test_filters_search_causes_and_pages(console: Console, crm_export: Com
     await expect(causes.first).to_contain_text("119")
     assert (await keys(page))[:3] == ["B1", "A118", "A117"]
     assert len(await keys(page)) == 50
+    heading = page.locator(".heading h2")
+    await expect(heading).to_have_text("Errors 50 of 120, newest first")
 
     await page.get_by_role("link", name="Older").click()
     assert (await keys(page))[0] == "A069"
@@ -62,11 +64,13 @@ async def test_filters_search_causes_and_pages(console: Console, crm_export: Com
     await page.get_by_label("Code").fill("STRING_TOO_LONG")
     await page.get_by_role("button", name="Filter").click()
     assert await keys(page) == ["B1"]
+    await expect(heading).to_have_text("Errors 1 of 1, newest first")
     await page.get_by_label("Code").fill("")
     await page.get_by_label("State").select_option("closed")
     await page.get_by_label("Job").select_option("accounts")
     await page.get_by_role("button", name="Filter").click()
     assert await keys(page) == ["A119"]
+    await expect(heading).to_have_text("Errors 1, newest first")
     await expect(page.locator("table.errors")).to_contain_text("by export")
     await page.get_by_label("State").select_option("held")
     await page.get_by_role("button", name="Filter").click()
@@ -111,6 +115,14 @@ async def test_export_again_one_a_selection_a_cause_and_everything(
     for key in ("A002", "A003"):
         await page.get_by_label(f"Choose {key}").check()
     await expect(page.locator("#reexport-chosen")).to_have_text("Re-export chosen (2)")
+    # On a phone, too, the page is chosen as a whole.
+    await page.set_viewport_size({"width": 380, "height": 800})
+    for checked in (True, False):
+        await page.get_by_role("checkbox", name="Choose all").set_checked(checked)
+        await expect(page.locator("#reexport-chosen")).to_have_text(f"Re-export chosen{' (6)' if checked else ''}")
+    await page.set_viewport_size({"width": 1280, "height": 800})
+    for key in ("A002", "A003"):
+        await page.get_by_label(f"Choose {key}").check()
     # What is chosen stays so when something else is new.
     await crm_export("try", "accounts", "A006")
     await expect(page.locator("table.errors tbody tr")).to_have_count(5)
@@ -120,9 +132,9 @@ async def test_export_again_one_a_selection_a_cause_and_everything(
     await page.get_by_role("button", name="Re-export all: FIELD_CUSTOM_VALIDATION_EXCEPTION of accounts").click()
     await expect(page.locator("table.errors tbody tr")).to_have_count(1)
     assert await keys(page) == ["A008"]
-    await expect(page.locator("table.errors .count")).to_have_text("1")
+    await expect(page.locator("table.errors td.count")).to_have_text("1")
     await page.get_by_role("button", name="Re-export everything").click()
-    await expect(page.locator("table.errors .count")).to_have_text("2")
+    await expect(page.locator("table.errors td.count")).to_have_text("2")
     closed = {e["record_key"]: e["closed_by"] for e in (await crm_export("errors", "--all", "--json")).json}
     assert closed == {f"A00{i}": "reexport" for i in range(1, 6)} | {"A006": "operator", "A008": None}
     log = page.locator("#actions tbody tr")

@@ -41,7 +41,8 @@ async def test_run_hold_retry_and_skip(
     await page.get_by_role("button", name="Skip this record: A017 of accounts").click()
     await expect(card).to_contain_text("24 of 25 exported, 1 left out")
     await expect(card).to_contain_text("idle")
-    await expect(page.get_by_text("No job needs attention")).to_be_visible()
+    await expect(page.locator(".summary")).to_have_text("No job needs attention. 1 export error is open.")
+    await expect(page.locator(".summary a")).to_have_attribute("href", f"/errors?connection={crm_export.connection}")
 
     log = page.locator("#actions tbody tr")
     await expect(log).to_have_count(3)
@@ -72,6 +73,23 @@ async def asked_in_temporal(crm_export: CommandLine, temporal: Client) -> set[tu
     return found
 
 
+async def test_the_held_records_own_page_says_that_an_export_waits_and_has_the_buttons(
+    console: Console, crm_export: CommandLine, open_page: Open, org: Org, source_file: Path
+) -> None:
+    airports(source_file, 25, {7, 17})
+    await org.rule("city", NO_CITY)
+    assert (await crm_export("run", "accounts", "--wait")).status == 3
+    page = await open_page(console, "/errors")
+    await page.get_by_role("link", name="A007").click()
+    await expect(page.locator("main")).to_contain_text("The export accounts waits for this record: see Exports.")
+    await page.get_by_role("button", name="Retry now: accounts").click()
+    await expect(page.locator("#said")).to_contain_text("accounts: trying A007 now")
+    await page.get_by_role("button", name="Skip this record: A007 of accounts").click()
+    await expect(page.locator("#said")).to_contain_text("accounts: left A007 in ExportErrors and carries on")
+    await page.get_by_role("link", name="see Exports").click()
+    await expect(page.locator("#job-accounts")).to_contain_text("A017")
+
+
 async def test_a_stale_page_skips_no_other_record(
     console: Console, crm_export: CommandLine, open_page: Open, org: Org, source_file: Path
 ) -> None:
@@ -97,7 +115,10 @@ async def test_a_blocked_job_says_why_and_carries_on(
     await crm_export("run", "accounts")
     page = await open_page(console, "/exports")
     card = page.locator("#job-accounts.blocked")
-    await expect(card).to_contain_text("SERVER_UNAVAILABLE")
+    why = card.locator("dl > div").filter(has_text="Why")
+    await expect(why).to_contain_text("SERVER_UNAVAILABLE")
+    assert (await why.inner_text()).count("SERVER_UNAVAILABLE") == 1
+    await expect(card).to_contain_text("What to do")
     await expect(card).to_contain_text("No record is at fault")
     await org.drop("down")
     await page.get_by_role("button", name="Retry now: accounts").click()
@@ -159,8 +180,13 @@ async def test_the_page_goes_on_when_temporal_is_restarted(
         await console.start()
         page = await open_page(console, "/exports")
         await expect(page.get_by_text("never ran")).to_be_visible()
+        no_worker = page.get_by_text("No worker runs: nothing is exported until one does")
+        await expect(no_worker).to_be_visible()
+        await expect(page.locator(".summary")).to_have_text("")
         await asyncio.to_thread(processes.stop, "temporal")
         await expect(page.locator("#live [role=alert]")).to_be_visible()
+        await expect(no_worker).to_have_count(0)
+        await expect(page.locator(".summary")).to_have_text("")
         await page.get_by_role("button", name="Run now: accounts").click()
         await expect(page.locator("#said")).to_contain_text("Temporal")
         processes.start("temporal", temporal_command(port, free_port(), database))

@@ -8,6 +8,7 @@ from playwright.async_api import Page, expect
 from temporalio.client import Client
 
 from control.acknowledgement import ACKNOWLEDGEMENT
+from crm_export.store import Store
 from tests.control.conftest import CommandLine
 from tests.control.console.conftest import Console, Open
 from tests.parts import NO_CITY, Org
@@ -30,10 +31,12 @@ async def test_close_changes_nothing_and_ok_releases_the_held_record(
     await switch.click()
     await expect(dialog).to_contain_text("Data inconsistency acknowledgement")
     await expect(dialog).to_contain_text("1 record is held now and will be skipped: accounts A007")
-    await expect(dialog).to_contain_text("1 error is open")
+    # The one open error is the held record.
+    await expect(dialog).not_to_contain_text(" open ")
     await expect(dialog).to_contain_text(ACKNOWLEDGEMENT)
     await expect(dialog.get_by_role("link")).to_have_attribute("href", "/permissions")
-    await dialog.get_by_role("button", name="Close").click()
+    await expect(dialog.get_by_role("button", name="Close")).to_be_focused()
+    await page.keyboard.press("Enter")
     await expect(dialog).to_have_count(0)
     await expect(switch).to_have_attribute("aria-checked", "true")
     await expect(page.get_by_text("Nobody has changed anything yet")).to_be_visible()
@@ -81,8 +84,12 @@ async def test_the_pause_setting_is_shown_only_while_export_to_crm_is_on(
     await page.get_by_role("switch", name="Export to CRM").click()
     await expect(page.get_by_role("switch", name="Export to CRM")).to_have_attribute("aria-checked", "false")
     await expect(page.get_by_role("switch", name="Pause on export error")).to_have_count(0)
+    exports = await open_page(console, "/exports")
+    off = exports.get_by_text(f"Export to CRM is off for {crm_export.connection}: its exports do not start.")
+    await expect(off).to_be_visible()
     await page.get_by_role("switch", name="Export to CRM").click()
     await expect(page.get_by_role("switch", name="Pause on export error")).to_be_visible()
+    await expect(off).to_have_count(0)
 
 
 async def test_the_limit_and_the_batch_size(console: Console, crm_export: CommandLine, open_page: Open) -> None:
@@ -99,6 +106,19 @@ async def test_the_limit_and_the_batch_size(console: Console, crm_export: Comman
     await expect(page.get_by_label("Export batch size")).to_have_value("50")
     settings = (await crm_export("settings", "--json")).json[0]
     assert (settings["daily_api_limit"], settings["export_batch_size"]) == (5000, 50)
+
+
+async def test_a_limit_that_is_used_up_says_until_when_it_blocks(
+    console: Console, crm_export: CommandLine, open_page: Open
+) -> None:
+    assert (await crm_export("settings", crm_export.connection, "daily-api-limit", "1")).status == 0
+    page = await settings_page(open_page, console, crm_export)
+    await expect(page.get_by_text("0 used today of 1")).to_be_visible()
+    await expect(page.locator(".used-up")).to_have_count(0)
+    store = Store(f"sqlite:///{crm_export.file.with_name('store.db')}")
+    store.api_usage.spend(crm_export.connection)
+    store.close()
+    await expect(page.locator(".used-up")).to_have_text("Used up: exports are blocked until 00:00 UTC.")
 
 
 async def test_what_one_types_is_not_lost_when_another_changes_something(
