@@ -159,6 +159,17 @@ class CRMExportExportError:
     def retry_now(self) -> None:
         self._retry = self._trouble is not None
 
+    @workflow.update(name="retry_now", description="Try what blocks the re-export now; answers what that is")
+    def update_retry_now(self, by: str = "") -> JobTrouble:
+        self.retry_now()
+        assert self._trouble is not None
+        return self._trouble
+
+    @update_retry_now.validator
+    def _is_blocked(self, by: str = "") -> None:
+        if self._trouble is None:
+            raise ValueError(f"the re-export of {self._sofar.connection} is not blocked")
+
     @workflow.signal(description="From the settings workflow: the connection's settings have changed")
     def connection_setting_changed(self, pause_on_error: bool | None) -> None:
         self.retry_now()

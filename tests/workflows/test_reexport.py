@@ -90,7 +90,22 @@ async def test_job_level_trouble_is_waited_out_and_counts_no_attempt(exporting: 
         await asyncio.sleep(0.05)
     assert exporting.errors()["A002"].attempts == 1
     await exporting.org.drop("down")
+    handle = exporting.client.get_workflow_handle(f"CRMExport_ExportError/{exporting.connection}")
+    assert (await ask(handle, CRMExportExportError.update_retry_now)).code == "SERVER_UNAVAILABLE"
     assert (await running).exported == 1
+
+
+async def test_one_that_is_not_blocked_says_so_to_who_asks(exporting: Exporting, source_file: Path) -> None:
+    await left_out(exporting, source_file, 10, {2})
+    await exporting.org.rule("slow", {"kind": "slow", "seconds": 1})
+    running = asyncio.create_task(exporting.reexport())
+    handle = exporting.client.get_workflow_handle(f"CRMExport_ExportError/{exporting.connection}")
+    while not [run async for run in exporting.client.list_workflows(f'WorkflowId="{handle.id}"')]:
+        await asyncio.sleep(0.05)
+    with pytest.raises(WorkflowUpdateFailedError) as told:
+        await ask(handle, CRMExportExportError.update_retry_now)
+    assert "is not blocked" in str(told.value.cause)
+    await running
 
 
 async def test_one_that_is_cancelled_while_its_page_ends_begins_no_other(
