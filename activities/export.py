@@ -41,7 +41,7 @@ class ExportActivities:
                 connection = self._clients.connection(request.run.connection)
                 plan = plan.model_copy(update={"blocked_after": connection.blocked_after})
                 job = self._clients.job(request.run.connection, request.run.job)
-                plan = plan.model_copy(update={"object": job.object, "heartbeat": job.heartbeat})
+                plan = plan.model_copy(update={"heartbeat": job.heartbeat})
                 state = await asyncio.to_thread(self._store.runs.state, request.run.connection, request.run.job)
                 under_way = await self._other_run(request.run, state)
                 if under_way is not None:

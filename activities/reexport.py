@@ -27,13 +27,12 @@ class ReexportActivities:
 
     @activity.defn
     async def begin_reexport(self, connection: str) -> ReexportPlan:
-        """How many errors are open, and which is the newest of them."""
+        """Which open error is the newest, and whether the connection exports at all."""
 
         def begin() -> ReexportPlan:
             return ReexportPlan(
                 export_enabled=self._store.settings.get(connection).export_enabled,
                 until=self._store.errors.last_id(connection),
-                open_errors=self._store.errors.count_open(connection),
                 blocked_after=self._clients.connection(connection).blocked_after,
             )
 

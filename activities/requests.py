@@ -17,7 +17,6 @@ class RunPlan(Model):
     """The job as configured now, as far as its workflow needs it. ``under_way`` is another run of the job, by its
     workflow ID, that has not ended."""
 
-    object: str = ""
     heartbeat: timedelta = timedelta(seconds=30)
     blocked_after: timedelta = timedelta(minutes=2)
     export_enabled: bool = True
@@ -142,5 +141,4 @@ class ReexportPlan(Model):
 
     export_enabled: bool
     until: int
-    open_errors: int
     blocked_after: timedelta = timedelta(minutes=2)

@@ -1,8 +1,9 @@
 """Hands on the real parts: the simulator's controls, a source's rows."""
 
+import asyncio
 import sqlite3
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,14 @@ class Org:
     async def calls(self) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = (await self._client.get("/simulator/calls")).json()
         return calls
+
+    @asynccontextmanager
+    async def next_call(self) -> AsyncIterator[None]:
+        """At the block's end, wait until Salesforce has been called since its beginning."""
+        calls = len(await self.calls())
+        yield
+        while len(await self.calls()) == calls:
+            await asyncio.sleep(0.02)
 
     async def accounts(self) -> dict[str, dict[str, Any]]:
         accounts: dict[str, dict[str, Any]] = (

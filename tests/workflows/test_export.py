@@ -167,10 +167,8 @@ async def test_a_skip_stands_though_another_word_comes_before_the_attempt_has_en
     handle = await exporting.start()
     await exporting.until_held(handle, "A003")
     await exporting.org.rule("slow", {"kind": "slow", "seconds": 2})
-    calls = len(await exporting.org.calls())
-    await handle.signal(ExportWorkflow.retry_now)
-    while len(await exporting.org.calls()) == calls:
-        await asyncio.sleep(0.02)
+    async with exporting.org.next_call():
+        await handle.signal(ExportWorkflow.retry_now)
     await handle.signal(ExportWorkflow.skip_record)
     # As when the daily limit is changed meanwhile, and somebody else tries.
     await handle.signal(ExportWorkflow.connection_setting_changed, None)
@@ -252,9 +250,8 @@ async def test_a_held_record_that_changes_while_it_is_written_is_exported_again(
         await asyncio.sleep(0.05)
     await exporting.org.rule("slow", {"kind": "slow", "seconds": 1})
     put_airports(source_file, [("A003", "Old", "City")])
-    calls = len(await exporting.org.calls())
-    while len(await exporting.org.calls()) == calls:
-        await asyncio.sleep(0.02)
+    async with exporting.org.next_call():
+        pass
     put_airports(source_file, [("A003", "New", "City")])
     await handle.result()
     assert (await exporting.org.accounts())["A003"]["Name"] == "New"
@@ -324,10 +321,8 @@ async def test_a_run_that_fails_leaves_its_record_open_and_is_not_shown_as_pause
     while exporting.errors()["A003"].attempts < 2:
         await asyncio.sleep(0.05)
     await exporting.org.rule("slow", {"kind": "slow", "seconds": 2})
-    calls = len(await exporting.org.calls())
-    await handle.signal(ExportWorkflow.retry_now)
-    while len(await exporting.org.calls()) == calls:
-        await asyncio.sleep(0.02)
+    async with exporting.org.next_call():
+        await handle.signal(ExportWorkflow.retry_now)
     [pending] = (await handle.describe()).raw_description.pending_activities
     attempt = exporting.client.get_async_activity_handle(
         workflow_id=handle.id, run_id=None, activity_id=pending.activity_id

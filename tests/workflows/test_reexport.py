@@ -53,10 +53,8 @@ async def test_a_row_that_changes_while_it_is_written_is_exported_again(
     await left_out(exporting, source_file, 10, {2})
     put_airports(source_file, [("A002", "Old", "City")])
     await exporting.org.rule("slow", {"kind": "slow", "seconds": 1})
-    calls = len(await exporting.org.calls())
-    running = asyncio.create_task(exporting.reexport())
-    while len(await exporting.org.calls()) == calls:
-        await asyncio.sleep(0.02)
+    async with exporting.org.next_call():
+        running = asyncio.create_task(exporting.reexport())
     put_airports(source_file, [("A002", "New", "City")])
     assert (await running).exported == 1
     assert (await exporting.org.accounts())["A002"]["Name"] == "New"
@@ -124,10 +122,8 @@ async def test_one_that_is_cancelled_while_its_page_ends_begins_no_other(
         await asyncio.sleep(0.05)
     await exporting.org.rule("slow", {"kind": "slow", "seconds": 2})
     await exporting.org.drop("down")
-    calls = len(await exporting.org.calls())
-    await handle.signal(CRMExportExportError.retry_now)
-    while len(await exporting.org.calls()) == calls:
-        await asyncio.sleep(0.02)
+    async with exporting.org.next_call():
+        await handle.signal(CRMExportExportError.retry_now)
     await handle.signal(CRMExportExportError.retry_now)
     await handle.cancel()
     with pytest.raises(WorkflowFailureError) as ended:
