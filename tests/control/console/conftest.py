@@ -104,6 +104,9 @@ async def open_page(browser: Browser) -> AsyncIterator[Open]:
         page.on("console", lambda told: complaints.append(told.text) if "Content Security" in told.text else None)
         page.on("request", lambda sent: complaints.append(sent.url) if _is_foreign(sent, console) else None)
         await page.goto(path)
+        if await page.locator("#live").count():
+            # htmx begins a moment after the page is loaded; what a script presses before that is lost.
+            await page.locator("#live[data-htmx-powered]").wait_for(state="attached")
         return page
 
     yield open_one
